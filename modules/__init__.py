@@ -1,0 +1,1 @@
+"""The module library: one class a file, registered by name."""

@@ -1,0 +1,1 @@
+"""Serket: modules trained apart, connected by messages into one probabilistic model."""

@@ -1,0 +1,1 @@
+"""How messages become a shared latent."""

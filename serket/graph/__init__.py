@@ -1,0 +1,1 @@
+"""What is connected to what: variables, bindings, build-time checks; YAML in, YAML out; drawing."""

@@ -1,0 +1,116 @@
+"""The graph as a value: variables, nodes, and who is bound to what."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import networkx as nx
+import torch
+
+from serket.messages import Family, Message
+from serket.protocol import Module, Port, Role
+
+__all__ = ["Graph", "Node", "Variable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A named quantity with a family and a size.
+
+    ``prior`` (no batch dimensions) is the graph's own; ``combine: product`` lets several child ports share ownership.
+    """
+
+    name: str
+    family: Family
+    size: int
+    prior: Message | None = None
+    combine: Literal["single", "product"] = "single"
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A module or a composer as the graph file has it.
+
+    Args:
+        name: its key in the file.
+        cls: the class registered under ``type``.
+        kind: the section it stands in.
+        ports: the resolved ports by name, lists expanded (``views[0]``).
+        bindings: variable per port, in the same order.
+        trust: exponent per port on the message that leaves it; 1 where absent.
+        data: the key of its array in the data file, or None.
+        options: keyword arguments of its class.
+        fit: keyword arguments of its ``fit``.
+        feedback: whether it is refitted in rounds of mutual learning.
+        where: ``file:line:column`` of the entry.
+    """
+
+    name: str
+    type: str
+    cls: type
+    kind: Literal["module", "composer"]
+    ports: Mapping[str, Port]
+    bindings: Mapping[str, str]
+    trust: Mapping[str, float] = field(default_factory=dict)
+    data: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    where: str | None = None
+
+    def build(self) -> Module:
+        """Make the module, untrained."""
+        takes_ports = "ports" in inspect.signature(self.cls).parameters
+        module: Module = self.cls(ports=self.ports, **self.options) if takes_ports else self.cls(**self.options)
+        return module
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Variables and nodes in file order: an immutable description, with no fitted state in it."""
+
+    variables: Mapping[str, Variable]
+    nodes: Mapping[str, Node]
+    name: str = "graph"
+    data: str | None = None
+    rounds: int = 0
+    seed: int = 0
+    source: str = ""
+    """The YAML text it was read from, or an equivalent."""
+
+    def build(self) -> dict[str, Module]:
+        """Make every module, untrained, by node name."""
+        return {name: node.build() for name, node in self.nodes.items()}
+
+    def bound(self, variable: str) -> list[tuple[str, str]]:
+        """Return the (node, port) pairs bound to a variable, in file order."""
+        return [(n.name, p) for n in self.nodes.values() for p, v in n.bindings.items() if v == variable]
+
+    def owners(self, variable: str, active: frozenset[str] | None = None) -> list[tuple[str, str]]:
+        """Return the (node, port) pairs bound to a variable as its child: those that own its prior."""
+        pairs = [(n, p) for n, p in self.bound(variable) if self.nodes[n].ports[p].role == Role.CHILD]
+        return [pair for pair in pairs if active is None or pair[0] in active]
+
+    def network(self, active: frozenset[str] | None = None) -> nx.MultiGraph:
+        """Return the bipartite graph: ``("variable", name)`` and ``("node", name)``, an edge per port."""
+        network = nx.MultiGraph()
+        network.add_nodes_from(("variable", name) for name in self.variables)
+        for node in self.nodes.values():
+            if active is None or node.name in active:
+                network.add_node(("node", node.name))
+                for port, variable in node.bindings.items():
+                    network.add_edge(("node", node.name), ("variable", variable), key=port)
+        return network
+
+    def is_tree(self, active: frozenset[str] | None = None) -> bool:
+        """Tell whether the graph has no cycle (a forest counts)."""
+        network = self.network(active)
+        return network.number_of_edges() == 0 or nx.is_forest(network)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type messages have before any data says otherwise."""
+        return torch.get_default_dtype()

@@ -1,0 +1,284 @@
+"""Gaussian messages, diagonal or full, held as information vector and precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from serket.errors import MessageError, ShapeError, listed
+from serket.messages.base import per_row
+
+__all__ = ["Gaussian"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaussian:
+    """The potential exp(eta' z - z' Lambda z / 2), one row per sample.
+
+    It is bare: no normaliser is stored, so zero and negative precision can travel (pyro.ops.gaussian and
+    Ortiz's gbp hold the same form). It is proper iff Lambda is positive definite.
+
+    Args:
+        info: information vector eta = Lambda mu, ``(*batch, D)``.
+        precision: Lambda, ``(*batch, D)`` if diagonal, ``(*batch, D, D)`` and symmetric if full.
+
+    Raises:
+        ShapeError: the two do not describe the same batch and size.
+    """
+
+    info: Tensor
+    precision: Tensor
+
+    def __post_init__(self) -> None:
+        eta, lam = self.info.shape, self.precision.shape
+        if lam != eta and lam != (*eta, *eta[-1:]):
+            expected = f"{tuple(eta)} (diagonal) or {(*eta, *eta[-1:])} (full)"
+            raise ShapeError("precision does not fit the information vector", expected=expected, found=str(tuple(lam)))
+
+    @classmethod
+    def vacuous(
+        cls,
+        batch: tuple[int, ...],
+        size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Return the message that says nothing: zero precision, held diagonal."""
+        zeros = torch.zeros(*batch, size, dtype=dtype, device=device)
+        return cls(zeros, zeros)
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, covariance: Tensor) -> Self:
+        """Build from a mean ``(*batch, D)`` and variances ``(*batch, D)`` or a covariance ``(*batch, D, D)``.
+
+        Lambda = Sigma^-1, eta = Lambda mu.
+        """
+        if covariance.dim() == mean.dim():
+            return cls(mean / covariance, 1 / covariance)
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        return cls((precision @ mean.unsqueeze(-1)).squeeze(-1), precision)
+
+    @classmethod
+    def standard(
+        cls,
+        batch: tuple[int, ...],
+        size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Return N(0, I)."""
+        zeros = torch.zeros(*batch, size, dtype=dtype, device=device)
+        return cls(zeros, torch.ones_like(zeros))
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions."""
+        return self.info.shape[:-1]
+
+    @property
+    def size(self) -> int:
+        """Number of dimensions D."""
+        return self.info.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type."""
+        return self.info.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.info.device
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether the precision is held as its diagonal."""
+        return self.precision.dim() == self.info.dim()
+
+    def full(self) -> Self:
+        """Return the same message with its precision as a matrix."""
+        return type(self)(self.info, torch.diag_embed(self.precision)) if self.diagonal else self
+
+    def __mul__(self, other: Self) -> Self:
+        """Multiply potentials: information vectors and precisions add."""
+        a, b = self._alike(other)
+        return type(self)(a.info + b.info, a.precision + b.precision)
+
+    def __truediv__(self, other: Self) -> Self:
+        """Divide potentials: information vectors and precisions subtract; may be improper, never raises on values."""
+        a, b = self._alike(other)
+        return type(self)(a.info - b.info, a.precision - b.precision)
+
+    def __pow__(self, exponent: float | Tensor) -> Self:
+        """Scale both natural parameters by one number, or by one per row."""
+        events = 1 if self.diagonal else 2
+        return type(self)(
+            self.info * per_row(exponent, self.info, 1), self.precision * per_row(exponent, self.info, events)
+        )
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """Select rows of the first batch dimension."""
+        return type(self)(self.info[rows], self.precision[rows])
+
+    def expand(self, *batch: int) -> Self:
+        """Broadcast the batch dimensions to ``batch``."""
+        events = self.precision.shape[len(self.batch_shape) :]
+        return type(self)(self.info.expand(*batch, self.size), self.precision.expand(*batch, *events))
+
+    def mask(self, rows: Tensor) -> Self:
+        """Make the rows that are false vacuous, whatever they hold (NaN too)."""
+        return self.where(rows, type(self)(torch.zeros_like(self.info), torch.zeros_like(self.precision)))
+
+    def where(self, rows: Tensor, other: Self) -> Self:
+        """Take this message in the rows that are true and ``other`` elsewhere."""
+        a, b = self._alike(other)
+        pick = rows if a.diagonal else rows.unsqueeze(-1)
+        return type(self)(
+            torch.where(rows.unsqueeze(-1), a.info, b.info), torch.where(pick.unsqueeze(-1), a.precision, b.precision)
+        )
+
+    def is_proper(self) -> Tensor:
+        """Per row, whether Lambda is positive definite (for a matrix: its Cholesky factor exists)."""
+        if self.diagonal:
+            return (self.precision > 0).all(-1)
+        return torch.linalg.cholesky_ex(self.precision).info == 0
+
+    def is_vacuous(self) -> Tensor:
+        """Per row, whether eta and Lambda are zero."""
+        events = tuple(range(-1 if self.diagonal else -2, 0))
+        return (self.info == 0).all(-1) & (self.precision == 0).all(dim=events)
+
+    def is_semidefinite(self) -> Tensor:
+        """Per row, whether Lambda has no negative direction (to rounding): vacuous rows do not."""
+        if self.diagonal:
+            return (self.precision >= 0).all(-1)
+        eps = torch.finfo(self.dtype).eps
+        scale = self.precision.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp_min(eps)
+        slack = 10 * self.size * eps * scale
+        return torch.linalg.cholesky_ex(self.precision + torch.diag_embed(slack[..., None].expand_as(self.info))).info == 0
+
+    def semidefinite_part(self) -> Self:
+        """Drop the directions of negative precision: they become vacuous, the others stay as they were."""
+        if self.diagonal:
+            keep = self.precision >= 0
+            return type(self)(torch.where(keep, self.info, 0.0), torch.where(keep, self.precision, 0.0))
+        values, vectors = torch.linalg.eigh(self.precision)
+        keep = (values > 0).to(self.info)
+        basis = vectors * keep.unsqueeze(-2)
+        info = (basis @ (basis.mT @ self.info.unsqueeze(-1))).squeeze(-1)
+        return type(self)(info, (basis * values.unsqueeze(-2)) @ basis.mT)
+
+    def log_z(self) -> Tensor:
+        """Log of the integral, nats: eta' mu / 2 - log det(Lambda) / 2 + D log(2 pi) / 2; +inf in improper rows."""
+        constant = self.size * math.log(2 * math.pi)
+        if self.diagonal:
+            proper = self.precision > 0
+            lam = torch.where(proper, self.precision, 1.0)
+            value = (self.info**2 / lam - lam.log()).sum(-1)
+            return torch.where(proper.all(-1), (value + constant) / 2, math.inf)
+        factor, failed = torch.linalg.cholesky_ex(self.precision)
+        factor = torch.where((failed == 0)[..., None, None], factor, torch.eye(self.size).to(factor))
+        half = torch.linalg.solve_triangular(factor, self.info.unsqueeze(-1), upper=False).squeeze(-1)
+        value = (half**2).sum(-1) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return torch.where(failed == 0, (value + constant) / 2, math.inf)
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other), nats; +inf where a side is improper, unless both hold the same numbers.
+
+        (log det Sigma_b - log det Sigma_a + tr(Lambda_b Sigma_a) + (mu_a - mu_b)' Lambda_b (mu_a - mu_b) - D) / 2.
+        """
+        a, b = self._alike(other)
+        same = (a.info == b.info).all(-1) & (a.precision == b.precision).flatten(a.info.dim() - 1).all(-1)
+        proper = a.is_proper() & b.is_proper()
+        unit = type(self).standard((), self.size, dtype=self.dtype, device=self.device).expand(*self.batch_shape)
+        a, b = a.where(proper, unit), b.where(proper, unit)
+        gap = a.mean() - b.mean()
+        if a.diagonal and b.diagonal:
+            ratio = b.precision / a.precision
+            value = (ratio - ratio.log() - 1 + b.precision * gap**2).sum(-1) / 2
+        else:
+            left, right = torch.linalg.cholesky(a.full().precision), torch.linalg.cholesky(b.full().precision)
+            # tr(Lambda_b Sigma_a) = || L_a^-1 L_b ||^2 with Lambda = L L'
+            mixed = torch.linalg.solve_triangular(left, right, upper=False)
+            dets = left.diagonal(dim1=-2, dim2=-1).log() - right.diagonal(dim1=-2, dim2=-1).log()
+            pull = (right.mT @ gap.unsqueeze(-1)).squeeze(-1)
+            value = ((mixed**2).sum((-2, -1)) + (pull**2).sum(-1) - self.size) / 2 + dets.sum(-1)
+        value = value.clamp_min(0.0)
+        return torch.where(same, 0.0, torch.where(proper, value, math.inf))
+
+    def mean(self) -> Tensor:
+        """Mean mu = Lambda^-1 eta, ``(*batch, D)``.
+
+        Raises:
+            MessageError: rows whose precision is not positive definite.
+        """
+        self._require_proper("mean")
+        if self.diagonal:
+            return self.info / self.precision
+        factor = torch.linalg.cholesky(self.precision)
+        return torch.cholesky_solve(self.info.unsqueeze(-1), factor).squeeze(-1)
+
+    def covariance(self) -> Tensor:
+        """Covariance Lambda^-1, ``(*batch, D, D)``.
+
+        Raises:
+            MessageError: rows whose precision is not positive definite.
+        """
+        self._require_proper("covariance")
+        if self.diagonal:
+            return torch.diag_embed(1 / self.precision)
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision))
+
+    def variance(self) -> Tensor:
+        """Marginal variances, ``(*batch, D)``; raises like :meth:`covariance`."""
+        self._require_proper("variance")
+        return 1 / self.precision if self.diagonal else self.covariance().diagonal(dim1=-2, dim2=-1)
+
+    def sample(self, generator: torch.Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Draw ``(*shape, *batch, D)`` from the normalised potential; raises like :meth:`mean`."""
+        noise = torch.randn(
+            *shape, *self.batch_shape, self.size, generator=generator, dtype=self.dtype, device=self.device
+        )
+        return self.shift(noise)
+
+    def shift(self, noise: Tensor) -> Tensor:
+        """Turn standard normal noise ``(..., *batch, D)`` into draws: mu + L^-T noise, with Lambda = L L'."""
+        if self.diagonal:
+            return self.mean() + noise / self.precision.sqrt()
+        factor = torch.linalg.cholesky(self.precision)
+        return self.mean() + torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+
+    def to_distribution(self) -> torch.distributions.Distribution:
+        """Return the normalised potential as a torch distribution with event dimension one."""
+        self._require_proper("to_distribution")
+        if self.diagonal:
+            normal = torch.distributions.Normal(self.mean(), self.precision.rsqrt())
+            return torch.distributions.Independent(normal, 1)
+        return torch.distributions.MultivariateNormal(self.mean(), precision_matrix=self.precision)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return ``info`` and ``precision``."""
+        return {"info": self.info, "precision": self.precision}
+
+    def _alike(self, other: Self) -> tuple[Self, Self]:
+        if not isinstance(other, Gaussian) or self.size != other.size:
+            found = f"{type(other).__name__}({getattr(other, 'size', '?')})"
+            raise MessageError("messages over different variables", expected=f"Gaussian({self.size})", found=found)
+        return (self, other) if self.diagonal == other.diagonal else (self.full(), other.full())
+
+    def _require_proper(self, what: str) -> None:
+        proper = self.is_proper()
+        if not bool(proper.all()):
+            rows = listed((~proper).reshape(-1).nonzero().flatten().tolist())
+            raise MessageError(
+                f"Gaussian.{what} of a potential that cannot be normalised",
+                where=f"rows {rows}",
+                expected="a positive definite precision",
+                fix="multiply by a prior first, or select the rows where is_proper() is true",
+            )

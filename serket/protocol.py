@@ -1,0 +1,254 @@
+"""What a module promises: ports, infer, and, if it learns or generates, fit, state, load and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from serket.messages import Categorical, Family, Gaussian, Message
+
+__all__ = [
+    "Bound",
+    "Evidence",
+    "FitReport",
+    "Generative",
+    "Includes",
+    "Module",
+    "Port",
+    "Progress",
+    "Reply",
+    "Role",
+    "Trainable",
+    "Traits",
+    "extrinsic",
+    "traits",
+    "uninformed",
+]
+
+Bound = Literal["exact", "lower", "estimate", "none"]
+Includes = Literal["inbox", "own_prior"]
+Progress = Callable[[int, int, str], None]
+"""Called by ``fit`` with (steps done, steps in all, a short text such as ``ELBO -12.3``)."""
+
+
+class Role(StrEnum):
+    """How a module stands to a variable z: under a ``parent`` (it is p(. | z)), or above a ``child`` (it is p(z | .))."""
+
+    PARENT = "parent"
+    CHILD = "child"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A module's socket.
+
+    On a class, ``size=None`` takes the bound variable's size, ``many`` lets YAML bind a list (``views: [a, b]`` becomes
+    the ports ``views[0]`` and ``views[1]``), ``optional`` lets YAML leave it out. On an instance the size is a number.
+    """
+
+    role: Role
+    family: Family
+    size: int | None = None
+    many: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Observed data for one module.
+
+    Args:
+        row_id: ``(rows,)`` int64, the identity of each row; random streams derive from it.
+        values: ``(rows, D)``, or None where the module has no data. Slots that are not observed hold zeros.
+        observed: ``(rows,)``, or ``(rows, D)`` for modules that take masks per dimension; bool, true is observed.
+    """
+
+    row_id: Tensor
+    values: Tensor | None = None
+    observed: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, values: Tensor, observed: Tensor | None = None, row_id: Tensor | None = None) -> Evidence:
+        """Build from values; without a mask every finite row is observed. What is not observed is zeroed."""
+        finite = values.isfinite()
+        mask = finite.flatten(1).all(-1) if observed is None else observed.to(torch.bool)
+        wide = mask if mask.dim() == values.dim() else mask.reshape(-1, *(1,) * (values.dim() - 1))
+        rows = torch.arange(len(values), device=values.device) if row_id is None else row_id
+        return cls(rows, torch.where(wide, values, torch.zeros_like(values)), mask)
+
+    @classmethod
+    def none(cls, rows: int, device: torch.device | str = "cpu") -> Evidence:
+        """Return the evidence of a module without data."""
+        return cls(torch.arange(rows, device=device), None, torch.zeros(rows, dtype=torch.bool, device=device))
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    def __getitem__(self, rows: slice | Tensor) -> Evidence:
+        values = None if self.values is None else self.values[rows]
+        return Evidence(self.row_id[rows], values, self.observed[rows])
+
+    @property
+    def present(self) -> Tensor:
+        """Per row, whether anything is observed, ``(rows,)`` bool."""
+        return self.observed if self.observed.dim() == 1 else self.observed.any(-1)
+
+    def nothing(self) -> Evidence:
+        """Return the same rows with nothing observed."""
+        values = None if self.values is None else torch.zeros_like(self.values)
+        return replace(self, values=values, observed=torch.zeros_like(self.observed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """What ``infer`` returns.
+
+    Args:
+        messages: one per port asked for.
+        includes: per port, what the message still contains and :func:`extrinsic` has to divide out.
+        tilted: ports whose reply may depend on their own inbox (expectation propagation); on others it must not.
+        log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare (DESIGN, law 8).
+        bound: what ``log_evidence`` is of the true one.
+        info: diagnostics, such as a Monte-Carlo error.
+    """
+
+    messages: Mapping[str, Message]
+    includes: Mapping[str, frozenset[Includes]] = field(default_factory=dict)
+    tilted: frozenset[str] = frozenset()
+    log_evidence: Tensor | None = None
+    bound: Bound = "none"
+    info: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a ``fit`` did: steps taken, whether it stopped by its own criterion, and a curve per quantity."""
+
+    steps: int
+    converged: bool = True
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Module(Protocol):
+    """A factor over some variables with its own inference procedure.
+
+    Optional class attributes, read in one place (:func:`traits`): ``exact`` (replies are exact, with no projection),
+    ``cost`` (how time grows, if not linearly), ``masks`` (``"row"`` or ``"dimension"``), and, on the instance,
+    ``own_prior`` (a message without batch dimensions per port: used when the module owns a variable's prior, and
+    divided out of replies that include it).
+    """
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        """The sockets by name, in the order in which messages are folded."""
+        ...
+
+    def infer(
+        self,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        *,
+        generator: torch.Generator,
+        ports: frozenset[str] | None = None,
+    ) -> Reply:
+        """Answer with a message per port (or per port asked for), changing nothing.
+
+        Args:
+            inbox: per port the product of what the rest of the graph says about its variable (the cavity).
+            evidence: the module's own data.
+            generator: seeded from (seed, module name); draw per row with :func:`serket.rows.row_normal`.
+            ports: compute only these replies; None is all.
+        """
+        ...
+
+
+@runtime_checkable
+class Trainable(Module, Protocol):
+    """A module that learns. Options of ``fit`` with defaults are the keys of ``fit:`` in YAML."""
+
+    def fit(
+        self,
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> FitReport:
+        """Learn from these rows, continuing from where the module stands.
+
+        Args:
+            evidence: training rows.
+            inbox: what the rest of the graph says, as in :meth:`infer`; the module's own prior is not in it.
+            generator: the only source of randomness.
+            owned: parent ports whose prior this module owns (DESIGN, law 2), and so has to learn.
+            progress: called as the fit goes on.
+            options: the keys of ``fit:``.
+        """
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return everything ``infer`` needs, by name."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take a state back; afterwards replies are the same to the bit."""
+        ...
+
+
+@runtime_checkable
+class Generative(Module, Protocol):
+    """A module that can imagine its data."""
+
+    def predict(
+        self, inbox: Mapping[str, Message], *, generator: torch.Generator
+    ) -> torch.distributions.Distribution:
+        """Return p(data | beliefs): batch shape ``(rows,)``, event shape as one row of data."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """The optional promises of a module, with their defaults."""
+
+    exact: bool = False
+    cost: str = "linear"
+    masks: Literal["row", "dimension"] = "row"
+    own_prior: Mapping[str, Message] = field(default_factory=dict)
+
+
+def traits(module: Module) -> Traits:
+    """Read a module's optional attributes."""
+    named = {name: getattr(module, name) for name in Traits.__dataclass_fields__ if hasattr(module, name)}
+    return Traits(**named)
+
+
+def uninformed(port: Port, rows: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Message:
+    """Return a vacuous message that fits a port."""
+    family = Gaussian if port.family == Family.GAUSSIAN else Categorical
+    assert port.size is not None, "ports of an instance have sizes"
+    return family.vacuous((rows,), port.size, dtype=dtype, device=device)
+
+
+def extrinsic(reply: Reply, inbox: Mapping[str, Message], own_prior: Mapping[str, Message]) -> dict[str, Message]:
+    """Divide out of every message exactly what its reply says it includes: the one place where this happens.
+
+    m(z) = reply(z) / inbox(z)^[inbox included] / own_prior(z)^[own prior included]; directions in which the quotient by a
+    training prior has negative precision carry nothing and become vacuous (DESIGN, section 6, foreign encoder).
+    """
+    messages = {}
+    for port, message in reply.messages.items():
+        parts = reply.includes.get(port, frozenset())
+        if "inbox" in parts:
+            message = message / inbox[port]
+        if "own_prior" in parts:
+            message = (message / own_prior[port].expand(*message.batch_shape)).semidefinite_part()
+        messages[port] = message
+    return messages
