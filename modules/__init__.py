@@ -1,1 +1,7 @@
 """The module library: one class a file, registered by name."""
+
+from serket.modules.linear_gaussian import LinearGaussian
+from serket.modules.table import Table
+from serket.modules.vae import VAE
+
+__all__ = ["VAE", "LinearGaussian", "Table"]

@@ -53,7 +53,7 @@ class SerketError(Exception):
 
 
 class GraphError(SerketError):
-    """The graph cannot be read or built. Cause: the YAML, or how modules and variables are bound. Cure: edit the file."""
+    """The graph cannot be read or built. Cause: the YAML, or how modules are bound. Cure: edit the file."""
 
 
 class ShapeError(SerketError):
@@ -61,11 +61,11 @@ class ShapeError(SerketError):
 
 
 class MessageError(SerketError):
-    """A message is not what its port promises. Cause: a module's reply, or an improper belief. Cure: mend the module."""
+    """A message is not what its port promises. Cause: a reply, or an improper belief. Cure: mend the module."""
 
 
 class DataError(SerketError):
-    """The data cannot be used as they are. Cause: a missing array, wrong rows, NaN under --strict. Cure: mend the file."""
+    """The data cannot be used as they are. Cause: a missing array, wrong rows, NaN. Cure: mend the file."""
 
 
 class StateError(SerketError):

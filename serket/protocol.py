@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Role(StrEnum):
-    """How a module stands to a variable z: under a ``parent`` (it is p(. | z)), or above a ``child`` (it is p(z | .))."""
+    """How a module stands to a variable z: under a ``parent`` as p(. | z), or above a ``child`` as p(z | .)."""
 
     PARENT = "parent"
     CHILD = "child"
@@ -207,9 +207,7 @@ class Trainable(Module, Protocol):
 class Generative(Module, Protocol):
     """A module that can imagine its data."""
 
-    def predict(
-        self, inbox: Mapping[str, Message], *, generator: torch.Generator
-    ) -> torch.distributions.Distribution:
+    def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> torch.distributions.Distribution:
         """Return p(data | beliefs): batch shape ``(rows,)``, event shape as one row of data."""
         ...
 
@@ -240,8 +238,8 @@ def uninformed(port: Port, rows: int, *, dtype: torch.dtype, device: torch.devic
 def extrinsic(reply: Reply, inbox: Mapping[str, Message], own_prior: Mapping[str, Message]) -> dict[str, Message]:
     """Divide out of every message exactly what its reply says it includes: the one place where this happens.
 
-    m(z) = reply(z) / inbox(z)^[inbox included] / own_prior(z)^[own prior included]; directions in which the quotient by a
-    training prior has negative precision carry nothing and become vacuous (DESIGN, section 6, foreign encoder).
+    m(z) = reply(z) / inbox(z)^[inbox included] / own_prior(z)^[own prior included]; directions in which the quotient
+    by a training prior has negative precision carry nothing: vacuous (a foreign encoder wider than its prior).
     """
     messages = {}
     for port, message in reply.messages.items():

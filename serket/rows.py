@@ -20,14 +20,15 @@ def seeded(seed: int, *names: str, device: torch.device | str = "cpu") -> torch.
 def row_uniform(
     generator: torch.Generator, row_id: Tensor, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return ``(rows, *shape)`` uniform numbers in (0, 1): a function of (the generator's seed, row id, position) alone.
+    """Return ``(rows, *shape)`` uniform numbers in (0, 1), a function of (generator's seed, row id, position).
 
     A counter-based stream: splitmix64 (Steele, Lea & Flood 2014) of the counter, twice. The generator is not advanced,
     so repeated calls give the same numbers: common random numbers from sweep to sweep.
     """
     count = math.prod(shape)
     start = torch.tensor(_signed(generator.initial_seed()), dtype=torch.int64, device=row_id.device)
-    stream = _splitmix(_splitmix(row_id.to(torch.int64) ^ start).unsqueeze(-1) + torch.arange(count, device=row_id.device))
+    position = torch.arange(count, device=row_id.device)
+    stream = _splitmix(_splitmix(row_id.to(torch.int64) ^ start).unsqueeze(-1) + position)
     # 24 bits are exact in float32; half a step keeps 0 and 1 out.
     bits = _shift(stream, 40)
     return ((bits.to(torch.float64) + 0.5) / 2**24).reshape(-1, *shape).to(dtype).clamp(1e-7, 1 - 1e-7)
@@ -36,9 +37,10 @@ def row_uniform(
 def row_normal(
     generator: torch.Generator, row_id: Tensor, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return ``(rows, *shape)`` standard normal numbers, by the inverse distribution function of :func:`row_uniform`."""
+    """Return ``(rows, *shape)`` standard normal numbers, the inverse distribution function of :func:`row_uniform`."""
     uniform = row_uniform(generator, row_id, shape, dtype=torch.float64)
-    return torch.special.ndtri(uniform).to(dtype)
+    noise: Tensor = torch.special.ndtri(uniform)
+    return noise.to(dtype)
 
 
 def _splitmix(counter: Tensor) -> Tensor:

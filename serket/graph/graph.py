@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import networkx as nx
 import torch
 
+from serket.errors import SerketError
 from serket.messages import Family, Message
 from serket.protocol import Module, Port, Role
 
-__all__ = ["Graph", "Node", "Variable"]
+__all__ = ["Graph", "Node", "Variable", "instance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Variable:
     size: int
     prior: Message | None = None
     combine: Literal["single", "product"] = "single"
-    where: str | None = None
+    where: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Node:
 
     name: str
     type: str
-    cls: type
+    cls: Callable[..., Module]
     kind: Literal["module", "composer"]
     ports: Mapping[str, Port]
     bindings: Mapping[str, str]
@@ -59,13 +60,29 @@ class Node:
     data: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
-    where: str | None = None
+    feedback: bool = True
+    where: str | None = field(default=None, compare=False)
 
     def build(self) -> Module:
-        """Make the module, untrained."""
-        takes_ports = "ports" in inspect.signature(self.cls).parameters
-        module: Module = self.cls(ports=self.ports, **self.options) if takes_ports else self.cls(**self.options)
-        return module
+        """Make the module, untrained; raises like :func:`instance`."""
+        return instance(self.cls, self.ports, self.options, f"{self.kind}s.{self.name}", self.where)
+
+
+def instance(
+    cls: Callable[..., Module], ports: Mapping[str, Port], options: Mapping[str, Any], path: str, where: str | None
+) -> Module:
+    """Make the module of the entry ``path``, such as ``modules.pix``, untrained.
+
+    Raises:
+        SerketError: what the class says is wrong with its ports or options, and ``where`` they stand.
+    """
+    try:
+        return cls(ports=ports, **options) if "ports" in inspect.signature(cls).parameters else cls(**options)
+    except SerketError as error:
+        error.problem = f"{path}: {error.problem}"
+        error.where = f"{where} ({error.where})" if where and error.where else where or error.where
+        error.fix = error.fix or "change its options, or the variables it is bound to"
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +95,7 @@ class Graph:
     data: str | None = None
     rounds: int = 0
     seed: int = 0
-    source: str = ""
+    source: str = field(default="", compare=False)
     """The YAML text it was read from, or an equivalent."""
 
     def build(self) -> dict[str, Module]:
@@ -108,7 +125,7 @@ class Graph:
     def is_tree(self, active: frozenset[str] | None = None) -> bool:
         """Tell whether the graph has no cycle (a forest counts)."""
         network = self.network(active)
-        return network.number_of_edges() == 0 or nx.is_forest(network)
+        return network.number_of_edges() == 0 or bool(nx.is_forest(network))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,7 +19,7 @@ class Family(StrEnum):
 
 
 class Message(Protocol):
-    """An unnormalised potential over one variable, one row per sample; batch dimensions first, event dimensions last."""
+    """An unnormalised potential over one variable, a row per sample: batch dimensions first, event dimensions last."""
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -63,6 +63,18 @@ class Message(Protocol):
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """Select rows of the first batch dimension."""
+        ...
+
+    def expand(self, *batch: int) -> Self:
+        """Broadcast the batch dimensions to ``batch``."""
+        ...
+
+    def is_semidefinite(self) -> Tensor:
+        """Per row, whether the message may travel into a belief: no direction of it is negative."""
+        ...
+
+    def semidefinite_part(self) -> Self:
+        """Make the negative directions vacuous and keep the others."""
         ...
 
     def is_proper(self) -> Tensor:

@@ -147,7 +147,7 @@ class Gaussian:
         """Per row, whether Lambda is positive definite (for a matrix: its Cholesky factor exists)."""
         if self.diagonal:
             return (self.precision > 0).all(-1)
-        return torch.linalg.cholesky_ex(self.precision).info == 0
+        return torch.eq(torch.linalg.cholesky_ex(self.precision)[1], 0)
 
     def is_vacuous(self) -> Tensor:
         """Per row, whether eta and Lambda are zero."""
@@ -155,13 +155,16 @@ class Gaussian:
         return (self.info == 0).all(-1) & (self.precision == 0).all(dim=events)
 
     def is_semidefinite(self) -> Tensor:
-        """Per row, whether Lambda has no negative direction (to rounding): vacuous rows do not."""
+        """Per row, whether Lambda has no negative direction; vacuous rows have none.
+
+        Integrating dimensions out cancels digits: what is below eps^(3/4) of the largest diagonal entry is rounding.
+        """
         if self.diagonal:
             return (self.precision >= 0).all(-1)
         eps = torch.finfo(self.dtype).eps
         scale = self.precision.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp_min(eps)
-        slack = 10 * self.size * eps * scale
-        return torch.linalg.cholesky_ex(self.precision + torch.diag_embed(slack[..., None].expand_as(self.info))).info == 0
+        slack = torch.diag_embed((eps**0.75 * scale).unsqueeze(-1).expand_as(self.info))
+        return torch.eq(torch.linalg.cholesky_ex(self.precision + slack)[1], 0)
 
     def semidefinite_part(self) -> Self:
         """Drop the directions of negative precision: they become vacuous, the others stay as they were."""
@@ -173,6 +176,36 @@ class Gaussian:
         basis = vectors * keep.unsqueeze(-2)
         info = (basis @ (basis.mT @ self.info.unsqueeze(-1))).squeeze(-1)
         return type(self)(info, (basis * values.unsqueeze(-2)) @ basis.mT)
+
+    def marginal(self, dims: slice) -> Self:
+        """Integrate the other dimensions out: Lambda_aa - Lambda_ab Lambda_bb^+ Lambda_ba, and likewise for eta.
+
+        Exact too where Lambda_bb is singular, as long as Lambda is positive semidefinite: a direction about which
+        nothing is known carries nothing over (the pseudo-inverse, taken in those rows only).
+        """
+        if self.diagonal:
+            return type(self)(self.info[..., dims], self.precision[..., dims])
+        keep = torch.zeros(self.size, dtype=torch.bool, device=self.device)
+        keep[dims] = True
+        a, b = keep.nonzero().flatten(), (~keep).nonzero().flatten()
+        if not len(b):
+            return self
+        across = self.precision[..., b, :][..., a]
+        rest = self.precision[..., b, :][..., b]
+        right = torch.cat([self.info[..., b].unsqueeze(-1), across], -1)
+        factor, failed = torch.linalg.cholesky_ex(rest)
+        # A tiny pivot is a singular matrix too.
+        pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
+        scale = rest.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+        regular = (failed == 0) & (pivots > 1e3 * torch.finfo(self.dtype).eps * scale).all(-1)
+        eye = torch.eye(len(b)).to(factor)
+        solved = torch.cholesky_solve(right, torch.where(regular[..., None, None], factor, eye))
+        if not bool(regular.all()):
+            loose = torch.linalg.pinv(rest, rtol=1e-12 if self.dtype == torch.float64 else 1e-5, hermitian=True) @ right
+            solved = torch.where(regular[..., None, None], solved, loose)
+        pulled = across.mT @ solved
+        precision = self.precision[..., a, :][..., a] - pulled[..., 1:]
+        return type(self)(self.info[..., a] - pulled[..., 0], (precision + precision.mT) / 2)
 
     def log_z(self) -> Tensor:
         """Log of the integral, nats: eta' mu / 2 - log det(Lambda) / 2 + D log(2 pi) / 2; +inf in improper rows."""
@@ -252,7 +285,8 @@ class Gaussian:
         if self.diagonal:
             return self.mean() + noise / self.precision.sqrt()
         factor = torch.linalg.cholesky(self.precision)
-        return self.mean() + torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1), upper=True)
+        return self.mean() + spread.squeeze(-1)
 
     def to_distribution(self) -> torch.distributions.Distribution:
         """Return the normalised potential as a torch distribution with event dimension one."""

@@ -1,0 +1,165 @@
+"""The linear-Gaussian composer: what the views share, and what each keeps to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, cast
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from serket.composer.factor_analysis import Reading, View, improve, initial, read
+from serket.errors import DataError, MessageError
+from serket.messages import Family, Gaussian, Message
+from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
+from serket.registry import register
+
+__all__ = ["LinearGaussianComposer"]
+
+
+@register("linear_gaussian", kind="composer")
+class LinearGaussianComposer:
+    """p(z_1 .. z_M | s) = prod_m N(z_m; mu_m + A_m s, B_m B_m' + diag Psi_m): shared s, private parts integrated out.
+
+    Group factor analysis, or probabilistic canonical correlation analysis for two views (Bach & Jordan 2005; Klami,
+    Virtanen & Kaski 2013), fitted on the views' messages, means and precisions, in closed form. Replies are exact
+    Gaussian integrals. Under no other owner s ~ N(0, I).
+
+    Args:
+        ports: ``shared`` (parent) and ``views`` (children), Gaussian, of any sizes.
+        private: dimensions each view keeps to itself.
+    """
+
+    ports: Mapping[str, Port] = {
+        "shared": Port(Role.PARENT, Family.GAUSSIAN),
+        "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
+    }
+    exact = True
+
+    def __init__(self, ports: Mapping[str, Port], private: Annotated[int, Ge(0)] = 8) -> None:
+        self.ports = ports
+        self.names = tuple(name for name in ports if name != "shared")
+        self.size, self.private = ports["shared"].size or 0, private
+        self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
+        self.views: list[View] = []
+
+    def infer(
+        self,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        *,
+        generator: torch.Generator,
+        ports: frozenset[str] | None = None,
+    ) -> Reply:
+        """Integrate the views' latents out towards s, and s and the other views out towards a view; exact evidence."""
+        asked = [name for name in self.ports if ports is None or name in ports]
+        above = cast(Gaussian, inbox["shared"]).full()
+        views = {name: view.to(above.info) for name, view in zip(self.names, self._fitted(), strict=True)}
+        readings = {name: read(view, cast(Gaussian, inbox[name])) for name, view in views.items()}
+        messages: dict[str, Message] = {}
+        for name in asked:
+            start = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device).full()
+            rest = _product(start if name == "shared" else above, readings, leave_out=name)
+            messages[name] = rest if name == "shared" else _downward(views[name], rest)
+        constants = sum((reading.constant for reading in readings.values()), torch.zeros_like(above.info[:, 0]))
+        return Reply(messages, log_evidence=_product(above, readings).log_z() + constants, bound="exact")
+
+    def fit(
+        self,
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        iterations: Annotated[int, Ge(1)] = 6,
+        shrinkage: Annotated[float, Ge(0)] = 1.0,
+    ) -> FitReport:
+        """Fit by expectation maximisation over all rows in which any view speaks, from principal components at first.
+
+        Args:
+            evidence: not used: a composer has no data.
+            inbox: the views' messages; a missing view is vacuous. What the inbox says of ``shared`` is not used.
+            generator: not used: the fit is deterministic.
+            owned: not used: N(0, I) has nothing to learn.
+            progress: called after every iteration.
+            iterations: EM steps.
+            shrinkage: precision of a normal prior on the loadings.
+
+        Raises:
+            DataError: fewer than two rows in which any view speaks.
+        """
+        # Sums over rows of quadratic terms: float64, whatever the messages have.
+        messages = [_double(cast(Gaussian, inbox[name])) for name in self.names]
+        speaks = torch.stack([~message.is_vacuous() for message in messages]).any(0)
+        if int(speaks.sum()) < 2:
+            raise DataError(
+                "a composer needs rows to learn from",
+                expected="two rows or more with some view present",
+                found=str(int(speaks.sum())),
+                fix="check the masks and the row numbers in train",
+            )
+        messages = [message[speaks] for message in messages]
+        views = self.views or initial(messages, self.size, self.private)
+        curve: list[float] = []
+        for iteration in range(iterations):
+            views, evidence_per_row = improve(views, messages, shrinkage)
+            curve.append(evidence_per_row)
+            if progress:
+                progress(iteration + 1, iterations, f"log evidence {evidence_per_row:.4g}")
+        self.views = views
+        return FitReport(iterations, history={"log_evidence": curve})
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return mu, A, B and Psi of every view."""
+        parts = ("mean", "shared", "private", "noise")
+        return {
+            f"{n}.{part}": getattr(v, part) for n, v in zip(self.names, self._fitted(), strict=True) for part in parts
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the parameters back."""
+        parts = ("mean", "shared", "private", "noise")
+        self.views = [View(*(state[f"{name}.{part}"] for part in parts)) for name in self.names]
+
+    def _fitted(self) -> list[View]:
+        if not self.views:
+            raise MessageError(
+                "the composer was never fitted", fix="fit the graph, or load a run: serket.load(directory)"
+            )
+        return self.views
+
+
+def _downward(view: View, rest: Gaussian) -> Gaussian:
+    """Return p(z | rest) = integral of N(z; mu + A s, C) rest(s) over s, with C = B B' + diag Psi.
+
+    Where the rest is proper that is N(mu + A m, C + A V A'); elsewhere s leaves the joint potential over (z, s).
+    """
+    noise = view.private @ view.private.T + view.noise.diag()
+    proper = rest.is_proper()
+    standard = Gaussian(torch.zeros_like(rest.info), torch.eye(rest.size).to(rest.precision).expand_as(rest.precision))
+    known = rest.where(proper, standard)
+    mean = view.mean + known.mean() @ view.shared.T
+    message = Gaussian.from_moments(mean, noise + view.shared @ known.covariance() @ view.shared.T)
+    if bool(proper.all()):
+        return message
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(noise))
+    joint = torch.cat([torch.eye(len(noise)).to(noise), -view.shared], 1)  # z - A s
+    factor = Gaussian(view.mean @ precision @ joint, joint.T @ precision @ joint).expand(len(rest.info))
+    size = len(noise)
+    wide = Gaussian(
+        torch.nn.functional.pad(rest.info, (size, 0)), torch.nn.functional.pad(rest.precision, (size, 0, size, 0))
+    )
+    return message.where(proper, (factor * wide).marginal(slice(0, size)))
+
+
+def _product(start: Gaussian, readings: Mapping[str, Reading], leave_out: str | None = None) -> Gaussian:
+    for name, reading in readings.items():
+        if name != leave_out:
+            start = start * reading.message
+    return start
+
+
+def _double(message: Gaussian) -> Gaussian:
+    return Gaussian(message.info.double(), message.precision.double())

@@ -1,0 +1,157 @@
+"""Product of experts: the views are one variable, each believed as far as it is trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product as all_combinations
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from serket.errors import GraphError, ShapeError
+from serket.messages import Family, Gaussian, Message, moment_match
+from serket.protocol import Evidence, Port, Reply, Role
+from serket.registry import register
+
+__all__ = ["Product"]
+
+MOST_ROBUST_VIEWS = 10
+
+
+@register("product", kind="composer")
+class Product:
+    """z_1 = ... = z_M = s: the factor prod_m delta(z_m - s), so that m(s) = prod_m n(z_m)^trust_m (Hinton 2002).
+
+    With ``robust``, each view lies with probability eps: m becomes (1 - eps) m + eps c with c = int n m, the density of
+    its reading had it nothing to do with s. The belief is then a mixture over which views are honest, projected onto
+    one Gaussian by its moments: conflicting views widen it. The reply at ``shared`` is tilted, and the cost doubles
+    with each robust view.
+
+    Args:
+        ports: ``shared`` (parent) and ``views`` (children), all Gaussian and of one size.
+        trust: exponent in (0, 1] on the views' messages: one number, or one per view in order.
+        robust: eps in [0, 1) of every view, or one per view.
+
+    Raises:
+        ShapeError: a view has another size than ``shared``, or there are not as many numbers as views.
+        GraphError: a number is out of its range.
+    """
+
+    ports: Mapping[str, Port] = {
+        "shared": Port(Role.PARENT, Family.GAUSSIAN),
+        "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
+    }
+
+    def __init__(
+        self, ports: Mapping[str, Port], trust: float | list[float] = 1.0, robust: float | list[float] = 0.0
+    ) -> None:
+        self.ports = ports
+        self.views = tuple(name for name in ports if name != "shared")
+        for name in self.views:
+            if ports[name].size != ports["shared"].size:
+                raise ShapeError(
+                    "a product needs views of one size",
+                    where=name,
+                    expected=f"size {ports['shared'].size}, as shared",
+                    found=f"size {ports[name].size}",
+                    fix="use linear_gaussian, which maps views of any size",
+                )
+        self.trust = _per_view("trust", trust, len(self.views))
+        self.robust = _per_view("robust", robust, len(self.views))
+        if not all(0 < value <= 1 for value in self.trust) or not all(0 <= value < 1 for value in self.robust):
+            raise GraphError(
+                "trust or robust is out of range",
+                expected="0 < trust <= 1 and 0 <= robust < 1",
+                found=f"trust {list(self.trust)}, robust {list(self.robust)}",
+            )
+        self.doubtful = any(self.robust)
+        if self.doubtful and len(self.views) > MOST_ROBUST_VIEWS:
+            raise GraphError(
+                f"robust takes at most {MOST_ROBUST_VIEWS} views",
+                found=str(len(self.views)),
+                fix="combine some views in a product of their own first",
+            )
+        self.exact = not self.doubtful and set(self.trust) == {1.0}
+        self.cost = "linear, times 2^views (robust)" if self.doubtful else "linear"
+        self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), ports["shared"].size or 0)}
+
+    def infer(
+        self,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        *,
+        generator: torch.Generator,
+        ports: frozenset[str] | None = None,
+    ) -> Reply:
+        """Multiply the views; see the class. Evidence is exact, or none where a view is trusted or robust."""
+        asked = [name for name in self.ports if ports is None or name in ports]
+        above = cast(Gaussian, inbox["shared"])
+        said = {name: cast(Gaussian, inbox[name]) ** t for name, t in zip(self.views, self.trust, strict=True)}
+        if self.doubtful:
+            return self._infer_robust(above, said, asked)
+        start = {"shared": Gaussian.vacuous((len(evidence),), above.size, dtype=above.dtype, device=above.device)}
+        messages = {name: _times(start.get(name, above), said, leave_out=name) for name in asked}
+        log_evidence = _times(above, said).log_z() if self.exact else None
+        return Reply(messages, log_evidence=log_evidence, bound="exact" if self.exact else "none")
+
+    def _infer_robust(self, above: Gaussian, said: Mapping[str, Gaussian], asked: Sequence[str]) -> Reply:
+        # c needs a proper reference; where nothing above is, the composer's own N(0, I) stands in.
+        reference = above.where(above.is_proper(), above * Gaussian.standard((), above.size).expand(len(above.info)))
+        messages: dict[str, Message] = {}
+        eps = dict(zip(self.views, self.robust, strict=True))
+        for name in asked:
+            others = {view: message for view, message in said.items() if view != name}
+            honest = _mixture(reference, others, eps)
+            if name == "shared":
+                messages[name] = _project(*honest) / reference
+                continue
+            # The view itself lies with probability eps: it is then drawn from the reference.
+            weights, parts = honest
+            lies = torch.full_like(weights[:, :1], math.log(max(eps[name], 1e-300)))
+            weights = torch.cat([weights.log_softmax(-1) + math.log1p(-eps[name]), lies], 1)
+            messages[name] = _project(weights, [*parts, reference.full()])
+        return Reply(messages, tilted=frozenset({"shared"}))
+
+
+def _mixture(
+    reference: Gaussian, said: Mapping[str, Gaussian], eps: Mapping[str, float]
+) -> tuple[Tensor, list[Gaussian]]:
+    """Return log-weights ``(rows, 2^M)`` and posteriors, one per choice of who is honest.
+
+    w_S = prod_{m in S} (1 - eps_m) prod_{m not in S} eps_m c_m  int n prod_{m in S} m,  c_m = int n m / int n.
+    """
+    base = reference.log_z()
+    weights, parts = [], []
+    choices = [(True,) if eps[view] == 0 else (True, False) for view in said]
+    for honest in all_combinations(*choices):
+        part, weight = reference.full(), torch.zeros_like(base)
+        for (view, message), trusted in zip(said.items(), honest, strict=True):
+            if trusted:
+                part = part * message
+                weight = weight + math.log1p(-eps[view])
+            else:
+                weight = weight + math.log(eps[view]) + (reference * message).log_z() - base
+        weights.append(weight + part.log_z())
+        parts.append(part)
+    return torch.stack(weights, 1), parts
+
+
+def _project(log_weights: Tensor, parts: Sequence[Gaussian]) -> Gaussian:
+    means = torch.stack([part.mean() for part in parts], 1)
+    return moment_match(log_weights, means, torch.stack([part.covariance() for part in parts], 1))
+
+
+def _times(start: Gaussian, said: Mapping[str, Gaussian], leave_out: str | None = None) -> Gaussian:
+    for name, message in said.items():
+        if name != leave_out:
+            start = start * message
+    return start
+
+
+def _per_view(name: str, value: float | list[float], views: int) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, list) else (value,) * views
+    if len(values) != views:
+        raise ShapeError(f"{name} does not fit the views", expected=f"one number, or {views}", found=str(len(values)))
+    return values

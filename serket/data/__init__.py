@@ -1,0 +1,7 @@
+"""Data sets: arrays by key with rows aligned, what of them is observed, and where they come from."""
+
+from serket.data.dataset import Dataset, content_hash
+from serket.data.load import load
+from serket.data.source import EMBEDDED
+
+__all__ = ["EMBEDDED", "Dataset", "content_hash", "load"]

@@ -1,0 +1,149 @@
+"""Rows of several sensors, aligned, with what is observed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serket.errors import DataError, listed, suggestion
+from serket.protocol import Evidence
+
+__all__ = ["Array", "Dataset", "Rows", "content_hash"]
+
+Array: TypeAlias = NDArray[Any]
+Rows: TypeAlias = slice | Array | torch.Tensor | Iterable[int]
+
+_WIDER = {np.dtype("u2"): np.int32, np.dtype("u4"): np.int64, np.dtype("u8"): np.int64}  # torch computes with neither
+
+
+def content_hash(arrays: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of keys, types, shapes and bytes, whatever the order of the keys or the file format."""
+    digest = hashlib.sha256()
+    for key, array in sorted(arrays.items()):
+        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Checked data; :func:`serket.data.load` makes it.
+
+    Args:
+        name: the embedded name, the file's name, or ``data`` for arrays given in Python.
+        arrays: per key ``(rows, ...)`` or ``(rows,)``, floating or whole numbers.
+        masks: per key bool, ``(rows,)`` or the shape of the array; true is observed. Quarantined rows are not.
+        sequences: per key ``(rows,)``, the id of the sequence a row belongs to; only keys that have one.
+        row_id: ``(rows,)`` int64, unique.
+        train: row numbers, int64, ascending unless the file says otherwise.
+        test: row numbers, int64.
+        label: ``(rows,)``, for scores only.
+        missing: keys that were asked for and are not there: missing in every row.
+        quarantined: per key the numbers of rows with NaN or Inf where nothing says so in a mask.
+        notes: what a reader of the results should know.
+    """
+
+    name: str
+    arrays: Mapping[str, Array]
+    masks: Mapping[str, Array]
+    sequences: Mapping[str, Array]
+    row_id: Array
+    train: Array
+    test: Array
+    label: Array | None = None
+    missing: tuple[str, ...] = ()
+    quarantined: Mapping[str, list[int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.row_id)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of everything that was read, the split included."""
+        parts = {"row_id": self.row_id, "train": self.train, "test": self.test, **self.arrays}
+        parts |= {f"{key}_mask": mask for key, mask in self.masks.items()}
+        parts |= {f"{key}_sequence": sequence for key, sequence in self.sequences.items()}
+        return content_hash(parts if self.label is None else parts | {"label": self.label})
+
+    def evidence(
+        self,
+        key: str,
+        rows: Rows | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        masks: Literal["row", "dimension"] = "row",
+    ) -> Evidence:
+        """Return what a module sees: values ``(rows, D)``, sharing memory with the array where nothing has to change.
+
+        Args:
+            key: the array; one of ``missing`` gives evidence in which nothing is observed.
+            rows: row numbers, a bool mask or a slice; None is all.
+            dtype: of floating values; whole numbers stay whole.
+            device: where it goes.
+            masks: ``"row"`` observes a row only if all its dimensions are; ``"dimension"`` keeps a mask per dimension.
+
+        Raises:
+            DataError: no such key, or values beyond the range of dtype.
+        """
+        chosen = _chosen(rows)
+        row_id = torch.from_numpy(self.row_id[chosen].copy()).to(device)
+        if key in self.missing:
+            return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device))
+        if key not in self.arrays:
+            raise DataError(
+                f"no array '{key}'", where=self.name, available=self.arrays, fix=suggestion(key, self.arrays)
+            )
+        array = np.ascontiguousarray(self.arrays[key][chosen])
+        given = _flat(torch.from_numpy(array.astype(_WIDER.get(array.dtype, array.dtype), copy=False)))
+        values = given.to(device, dtype if given.is_floating_point() else given.dtype)
+        mask = torch.from_numpy(self.masks[key][chosen].copy()).to(device)
+        observed = _flat(mask) if masks == "dimension" else _flat(mask).all(-1, keepdim=True)
+        if not observed.all():
+            values = torch.where(observed, values, torch.zeros_like(values))
+        if given.dtype != values.dtype and not (finite := values.isfinite().all(-1)).all():
+            large = listed((~finite).nonzero().flatten().tolist())
+            raise DataError(
+                f"values beyond {dtype}", where=f"{self.name}: {key}, rows {large}", fix="rescale the array"
+            )
+        return Evidence(row_id, values, observed if masks == "dimension" and mask.dim() > 1 else observed[:, 0])
+
+    def subset(self, rows: Rows) -> Dataset:
+        """Return these rows, in this order; train and test keep those that are left."""
+        chosen = np.arange(self.rows)[_chosen(rows)]
+
+        def left(old: Array | list[int]) -> Array:
+            return np.flatnonzero(np.isin(chosen, old))
+
+        return replace(
+            self,
+            arrays={key: array[chosen] for key, array in self.arrays.items()},
+            masks={key: mask[chosen] for key, mask in self.masks.items()},
+            sequences={key: sequence[chosen] for key, sequence in self.sequences.items()},
+            row_id=self.row_id[chosen],
+            train=left(self.train),
+            test=left(self.test),
+            label=None if self.label is None else self.label[chosen],
+            quarantined={key: left(old).tolist() for key, old in self.quarantined.items()},
+        )
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.unsqueeze(-1) if tensor.dim() == 1 else tensor.flatten(1)
+
+
+def _chosen(rows: Rows | None) -> slice | Array:
+    if rows is None or isinstance(rows, slice):
+        return rows or slice(None)
+    chosen = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+    return chosen if chosen.size else np.zeros(0, dtype=np.int64)

@@ -1,0 +1,233 @@
+"""The loop: steps until nothing changes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from serket.engine.diagnose import account, weigh
+from serket.engine.exchange import Exchange, Improper, check_reply
+from serket.engine.result import Result
+from serket.engine.schedule import Step, schedule
+from serket.errors import ConvergenceWarning, SerketError
+from serket.graph.check import prior_owners
+from serket.graph.graph import Graph
+from serket.messages import Message
+from serket.protocol import Evidence, Module, Reply, extrinsic, traits
+from serket.rows import seeded
+
+__all__ = ["Passing", "pass_messages", "run"]
+
+OnNoConvergence = Literal["warn", "raise", "ignore"]
+
+
+@dataclass(slots=True)
+class Passing:
+    """What message passing leaves behind: the messages, the last reply of every module, and how it went."""
+
+    exchange: Exchange
+    replies: dict[str, Reply]
+    tree: bool
+    iterations: int = 0
+    history: list[float] = field(default_factory=list)
+    open_rows: Tensor | None = None
+
+
+def run(
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int = 0,
+    active: frozenset[str] | None = None,
+    dtype: torch.dtype | None = None,
+    max_iterations: int = 200,
+    tolerance: float | None = None,
+    improper: Improper = "vacuous",
+    on_no_convergence: OnNoConvergence = "warn",
+    relay: Callable[[Reply], Reply] | None = None,
+) -> Result:
+    """Infer every variable from the evidence.
+
+    On a forest two passes give b(z) = prior(z) prod m(z) exactly, as far as the modules are exact. On loops, sweeps go
+    on until max KL(new || old) < tolerance (1 - damping); rows are frozen as they converge, and a row whose change
+    stops shrinking is damped by one half.
+
+    Args:
+        graph: who is bound to what.
+        modules: fitted modules by node name.
+        evidence: by node name; all with the same rows. A node that is absent has no data.
+        seed: with each module's name and each row's id the source of all randomness.
+        active: use only these nodes; None is all.
+        dtype: of the messages; the widest floating type of the evidence, else float64.
+        max_iterations: sweeps at most, on loops.
+        tolerance: nats; 1e-10 in float64, 1e-6 in float32.
+        improper: what becomes of messages that make a belief improper.
+        on_no_convergence: whether to warn, raise or be silent; ``Result.converged`` tells in any case.
+        relay: called on every reply, in its place; for tests that send replies over a wire.
+
+    Raises:
+        MessageError: a module's reply does not fit its ports.
+    """
+    names = frozenset(graph.nodes) if active is None else active
+    used = {name: modules[name] for name in graph.nodes if name in names}
+    some = next(iter(evidence.values()))
+    dtype = dtype or _widest(evidence)
+    passing = pass_messages(
+        graph,
+        used,
+        evidence,
+        seed=seed,
+        dtype=dtype,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        improper=improper,
+        relay=relay,
+    )
+    nothing = {name: one[:1].nothing() for name, one in evidence.items()}
+    blank = pass_messages(
+        graph,
+        used,
+        nothing,
+        seed=seed,
+        dtype=dtype,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        improper=improper,
+        relay=relay,
+    )
+    exchange = passing.exchange
+    beliefs = {name: exchange.belief(name) for name in graph.variables if exchange.edges[name]}
+    converged = passing.open_rows is None or not bool(passing.open_rows.any())
+    if not converged and on_no_convergence != "ignore":
+        _complain(passing, on_no_convergence)
+    readers = tuple(node.name for node in graph.nodes.values() if node.data is not None and node.name in names)
+    contribution, conflict = weigh(graph, passing.exchange, blank.exchange, readers, evidence)
+    log_evidence, bound, reason = account(graph, passing)
+    exact = passing.tree and not exchange.improper and all(traits(m).exact for m in used.values())
+    exact = exact and not any(r.tilted for r in passing.replies.values()) and not _bent(graph, names)
+    rows = len(some)
+    absent = torch.zeros(rows, dtype=torch.bool, device=some.row_id.device)
+    columns = [evidence[name].present if name in evidence else absent for name in readers]
+    present = torch.stack(columns, 1) if columns else absent.reshape(rows, 1)[:, :0]
+    return Result(
+        beliefs=beliefs,
+        row_id=some.row_id,
+        modules=readers,
+        present=present,
+        contribution=contribution,
+        conflict=conflict,
+        log_evidence=log_evidence,
+        bound=bound,
+        reason=reason,
+        exact=exact,
+        converged=converged,
+        iterations=passing.iterations,
+        history=tuple(passing.history),
+        improper=dict(exchange.improper),
+        info={f"{n}.{k}": v for n, r in passing.replies.items() for k, v in r.info.items()},
+    )
+
+
+def pass_messages(
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int = 0,
+    dtype: torch.dtype,
+    max_iterations: int = 200,
+    tolerance: float | None = None,
+    improper: Improper = "vacuous",
+    relay: Callable[[Reply], Reply] | None = None,
+    extra_sweeps: int = 0,
+) -> Passing:
+    """Move messages until they stand: the inside of :func:`run`, which training uses to fill inboxes."""
+    some = next(iter(evidence.values()))
+    rows, device = len(some), some.row_id.device
+    names = frozenset(modules)
+    plan = schedule(graph, names)
+    owners = prior_owners(graph, modules, names)
+    exchange = Exchange(graph, modules, owners, rows=rows, dtype=dtype, device=device, improper=improper)
+    passing = Passing(exchange, {}, plan.tree)
+    generators = {name: seeded(seed, name, device=device) for name in modules}
+    absent = Evidence(some.row_id, None, torch.zeros(rows, dtype=torch.bool, device=device))
+    damping: Tensor | None = None
+
+    def call(step: Step) -> None:
+        node, module, asked = graph.nodes[step.node], modules[step.node], frozenset(step.ports)
+        inbox = exchange.inbox(step.node)
+        try:
+            reply = module.infer(inbox, evidence.get(step.node, absent), generator=generators[step.node], ports=asked)
+        except SerketError as error:
+            error.where = f"{step.node}: {error.where}" if error.where else step.node
+            raise
+        reply = relay(reply) if relay else reply
+        check_reply(step.node, module, reply, asked, rows)
+        passing.replies[step.node] = reply
+        for port, message in extrinsic(reply, inbox, traits(module).own_prior).items():
+            trust = node.trust.get(port, 1.0)
+            exchange.put(step.node, port, message if trust == 1 else message**trust, passing.open_rows, damping)
+
+    for step in plan.passes:
+        call(step)
+    passing.iterations = 1
+    tilted = any(reply.tilted for reply in passing.replies.values())
+    if plan.tree and not tilted:
+        for _ in range(extra_sweeps):
+            for step in plan.sweep:
+                call(step)
+        return passing
+    tolerance = tolerance if tolerance is not None else (1e-10 if dtype == torch.float64 else 1e-6)
+    passing.open_rows = torch.ones(rows, dtype=torch.bool, device=device)
+    damping = torch.zeros(rows, dtype=dtype, device=device)
+    before, last, waited = _beliefs(exchange), torch.full_like(damping, torch.inf), torch.zeros_like(damping)
+    for passing.iterations in range(1, max_iterations + 1):
+        for step in plan.sweep:
+            call(step)
+        beliefs = _beliefs(exchange)
+        change = torch.stack([beliefs[name].kl(before[name]) for name in beliefs]).amax(0)
+        passing.history.append(float(change[passing.open_rows].max()))
+        # Damping 0.5 slows easy graphs five to ten times: it is switched on where the change has stalled, only.
+        waited = torch.where(change > 0.9 * last, waited + 1, torch.zeros_like(waited))
+        damping = torch.where(waited >= 5, torch.full_like(damping, 0.5), damping)
+        passing.open_rows = passing.open_rows & ~(change < tolerance * (1 - damping))
+        before, last = beliefs, change
+        if not bool(passing.open_rows.any()):
+            break
+    # Every module hears the final messages once more, for its evidence.
+    for name in modules:
+        call(Step(name, ()))
+    return passing
+
+
+def _beliefs(exchange: Exchange) -> dict[str, Message]:
+    return {name: exchange.belief(name) for name, edges in exchange.edges.items() if edges}
+
+
+def _widest(evidence: Mapping[str, Evidence]) -> torch.dtype:
+    types = {one.values.dtype for one in evidence.values() if one.values is not None and one.values.is_floating_point()}
+    return torch.float64 if torch.float64 in types or not types else next(iter(types))
+
+
+def _bent(graph: Graph, names: frozenset[str]) -> bool:
+    trusted = any(weight != 1 for name in names for weight in graph.nodes[name].trust.values())
+    return trusted or any(variable.combine == "product" for variable in graph.variables.values())
+
+
+def _complain(passing: Passing, how: OnNoConvergence) -> None:
+    assert passing.open_rows is not None
+    text = (
+        f"messages did not converge in {passing.iterations} sweeps: {int(passing.open_rows.sum())} of "
+        f"{len(passing.open_rows)} rows still change by up to {passing.history[-1]:.2g} nats. Beliefs on loops are "
+        "approximations at best; raise max_iterations, weaken the coupling with trust: 0.5 on an edge of the cycle, or "
+        "cut the cycle (serket check names it)."
+    )
+    if how == "raise":
+        raise SerketError(text)
+    warnings.warn(text, ConvergenceWarning, stacklevel=4)

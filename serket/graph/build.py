@@ -1,0 +1,142 @@
+"""YAML in: from a file to a graph that is known to make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from serket.errors import GraphError, suggestion
+from serket.graph.bind import bind, bind_instance
+from serket.graph.graph import Graph, Node, Variable, instance
+from serket.graph.prior import prior_of
+from serket.graph.schema import File, VariableEntry, entry_model, option_values
+from serket.graph.validate import validate
+from serket.graph.write import dump
+from serket.graph.yaml import Tree, read, tree_of
+from serket.registry import Kind, class_ports, lookup, registered
+
+__all__ = ["load_graph", "parse_graph", "shipped"]
+
+
+def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
+    """Read a graph from a YAML file, by the name of one that ships, or from plain Python data.
+
+    A ``str`` that names a graph that ships is that graph; any other is a path.
+
+    Raises:
+        GraphError: it cannot be read, or does not make sense; the error says where.
+        ShapeError: a port and its variable have different sizes.
+    """
+    if isinstance(source, Mapping):
+        return _graph(tree_of(dict(source), "graph"), "graph", dump(source))
+    if isinstance(source, str) and source in shipped():
+        return parse_graph(shipped()[source].read_text(encoding="utf-8"), f"serket/graphs/{source}.yaml")
+    path = Path(source)
+    try:
+        return parse_graph(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        fix = suggestion(str(source), shipped()) or "check the path"
+        raise GraphError(f"there is no graph '{source}'", expected="a path, or the name of a graph that ships",
+                         available=shipped(), fix=fix) from None  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise GraphError("the file is not UTF-8 text", where=str(path), found=f"byte {error.start}: {error.reason}",
+                         fix="save it as UTF-8") from None  # fmt: skip
+    except OSError as error:
+        raise GraphError(
+            "the file cannot be read", where=str(path), found=error.strerror, fix="check the path"
+        ) from None
+
+
+def shipped() -> dict[str, Traversable]:
+    """Return the graphs that ship, by name."""
+    folder = files("serket").joinpath("graphs")
+    found = (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return {entry.name.removesuffix(".yaml"): entry for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def parse_graph(text: str, name: str = "graph.yaml") -> Graph:
+    """Read a graph from YAML text; ``name`` is what errors call it. Raises like :func:`load_graph`."""
+    return _graph(read(text, name), Path(name).stem, text)
+
+
+def _graph(tree: Tree, name: str, source: str) -> Graph:
+    file = validate(File, tree, "")
+    variables = {key: _variable(key, entry, tree.at("variables", key)) for key, entry in file.variables.items()}
+    nodes: dict[str, Node] = {}
+    for kind in ("module", "composer"):
+        for key in file.modules if kind == "module" else file.composers:
+            spot = tree.at(f"{kind}s", key)
+            if key in nodes:
+                raise GraphError(f"'{key}' is the name of a module and of a composer", where=spot.key,
+                                 found=f"the module at {nodes[key].where}", fix="rename one")  # fmt: skip
+            nodes[key] = _node(key, kind, spot, variables, file.run.feedback)
+    graph = Graph(variables, nodes, name, file.data, file.run.rounds, file.run.seed, source)
+    _check_owners(graph)
+    _check_connected(graph)
+    return graph
+
+
+def _variable(name: str, entry: VariableEntry, tree: Tree) -> Variable:
+    prior = None if entry.prior is None else prior_of(name, entry, tree.at("prior"))
+    return Variable(name, entry.family, entry.size, prior, entry.combine, tree.key)
+
+
+def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], feedback: bool) -> Node:
+    path = f"{kind}s.{name}"
+    label = tree.step("type")
+    if label is None or not isinstance(label.value, str):
+        raise GraphError(f"{path} needs the key 'type'", where=tree.key, available=registered(kind),
+                         fix="add 'type: ...'")  # fmt: skip
+    cls = lookup(label.value, kind, label.where)
+    entry: Any = validate(entry_model(cls, kind, label.value), tree, path)
+    options = option_values(entry)
+    trust = 1.0 if getattr(entry, "trust", None) is None else entry.trust
+    templates, ports = class_ports(cls), tree.at("ports")
+    if templates is None:
+        bound = bind_instance(instance(cls, {}, options, path, tree.key).ports, ports, path, variables, trust)
+    else:
+        bound = bind(entry.ports, ports, path, templates, variables, trust)
+    return Node(
+        name=name,
+        type=label.value,
+        cls=cls,
+        kind=kind,
+        ports=bound[0],
+        bindings=bound[1],
+        trust=bound[2],
+        data=entry.data,
+        options=options,
+        fit=option_values(entry.fit, given=True) if getattr(entry, "fit", None) else {},
+        feedback=feedback if entry.feedback is None else entry.feedback,
+        where=tree.key,
+    )
+
+
+def _check_owners(graph: Graph) -> None:
+    for variable in graph.variables.values():
+        owners = graph.owners(variable.name)
+        if len(owners) > 1 and variable.combine == "single":
+            places = " and ".join(f"{node}.{port} ({graph.nodes[node].where})" for node, port in owners)
+            raise GraphError(f"'{variable.name}' has {len(owners)} prior owners", where=variable.where, found=places,
+                             expected="at most one child port on a variable",
+                             fix=f"unbind one, or add combine: product to '{variable.name}': its prior is then the "
+                             "product of both, and no evidence is reported")  # fmt: skip
+
+
+def _check_connected(graph: Graph) -> None:
+    for variable in graph.variables.values():
+        if not graph.bound(variable.name):
+            raise GraphError(f"no port is bound to '{variable.name}'", where=variable.where,
+                             expected="every variable bound to a port", fix="bind it, or remove it")  # fmt: skip
+    parts = sorted(nx.connected_components(graph.network()), key=len, reverse=True)
+    if len(parts) > 1:
+        named = [", ".join(n for kind, n in graph.network() if (kind, n) in part) for part in parts]
+        first = next(node for node in graph.nodes.values() if ("node", node.name) in parts[-1])
+        raise GraphError("the graph falls into parts that nothing connects", where=first.where,
+                         expected="one connected graph", found=" | ".join(named),
+                         fix="bind a port to a variable of the other part, or give each part a file")  # fmt: skip

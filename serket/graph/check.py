@@ -1,0 +1,146 @@
+"""What a graph promises before it runs: who owns each prior, what is exact, what it costs, and what to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+import torch
+
+from serket.graph.graph import Graph, Variable
+from serket.messages import Categorical, Family, Gaussian, Message
+from serket.protocol import Module, Role, traits
+
+__all__ = ["PriorOwner", "Report", "check", "prior_owners"]
+
+
+@dataclass(frozen=True, slots=True)
+class PriorOwner:
+    """Who owns a variable's prior (DESIGN, law 2).
+
+    Args:
+        kind: ``child``, a child port; ``combine``, several; ``graph``, the variable's ``prior:``; ``own``, the module
+            under its only parent port; ``default``, uniform or N(0, I).
+        node: the module, for ``child`` and ``own``.
+        port: its port.
+        message: the prior, without batch dimensions; None for ``child`` and ``combine``, where a port sends it.
+        ports: for ``combine``, the (node, port) pairs whose product it is.
+    """
+
+    kind: Literal["child", "combine", "graph", "own", "default"]
+    node: str | None = None
+    port: str | None = None
+    message: Message | None = None
+    ports: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "combine":
+            return " x ".join(f"{node}.{port}" for node, port in self.ports)
+        if self.kind == "default":
+            return "uniform (default)" if isinstance(self.message, Categorical) else "N(0, I) (default)"
+        return "graph" if self.kind == "graph" else f"{self.node}.{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``serket check`` prints."""
+
+    prior_owners: Mapping[str, PriorOwner]
+    tree: bool
+    exact: bool
+    cost: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, as ``serket check --json`` prints it."""
+        owners = {variable: str(owner) for variable, owner in self.prior_owners.items()}
+        return {"prior_owners": owners, "tree": self.tree, "exact": self.exact, "cost": dict(self.cost),
+                "warnings": list(self.warnings)}  # fmt: skip
+
+
+def prior_owners(
+    graph: Graph, modules: Mapping[str, Module], active: frozenset[str] | None = None
+) -> dict[str, PriorOwner]:
+    """Find every variable's one prior owner, among the active nodes (None is all), in the order of law 2.
+
+    Messages of kind ``graph`` and ``default`` are float64, on the CPU; those of kind ``own`` are as the module holds
+    them.
+    """
+    return {name: _owner(graph, variable, modules, active) for name, variable in graph.variables.items()}
+
+
+def _owner(
+    graph: Graph, variable: Variable, modules: Mapping[str, Module], active: frozenset[str] | None
+) -> PriorOwner:
+    children = graph.owners(variable.name, active)
+    if len(children) > 1:
+        return PriorOwner("combine", ports=tuple(children))
+    if children:
+        return PriorOwner("child", *children[0])
+    if variable.prior is not None:
+        return PriorOwner("graph", message=variable.prior)
+    parents = [pair for pair in graph.bound(variable.name) if active is None or pair[0] in active]
+    if len(parents) == 1:
+        ((node, port),) = parents
+        if (own := traits(modules[node]).own_prior.get(port)) is not None:
+            return PriorOwner("own", node, port, own)
+    if variable.family == Family.GAUSSIAN:
+        return PriorOwner("default", message=Gaussian.standard((), variable.size, dtype=torch.float64))
+    return PriorOwner("default", message=Categorical.vacuous((), variable.size, dtype=torch.float64))
+
+
+def check(graph: Graph) -> Report:
+    """Build the modules, untrained, and report.
+
+    Raises:
+        SerketError: a class refuses its options.
+    """
+    modules = graph.build()
+    owners = prior_owners(graph, modules)
+    tree = graph.is_tree()
+    plain = not any(node.trust for node in graph.nodes.values()) and all(o.kind != "combine" for o in owners.values())
+    cost = {name: traits(module).cost for name, module in modules.items()}
+    warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, cost)]
+    exact = tree and plain and all(traits(module).exact for module in modules.values())
+    return Report(owners, tree, exact, cost, tuple(warnings))
+
+
+def _about_priors(graph: Graph, modules: Mapping[str, Module], owners: Mapping[str, PriorOwner]) -> list[str]:
+    found = []
+    for name, owner in owners.items():
+        prior = graph.variables[name].prior
+        if owner.kind == "default":
+            found.append(f"{name}: nothing owns its prior, so it is {owner}; write prior: to choose another")
+        if prior is not None and owner.kind in ("child", "combine"):
+            found.append(f"{name}: its prior: is not used, because {owner} owns the prior; remove one of the two")
+        for node, port in graph.bound(name):
+            own = traits(modules[node]).own_prior
+            if port in own and graph.nodes[node].ports[port].role == Role.PARENT and owner.kind != "own":
+                found.append(f"{name}: {node} gives up its own prior, because the prior is {owner}")
+    return found
+
+
+def _about_cycles(graph: Graph) -> list[str]:
+    places = {place: index for index, place in enumerate(graph.network())}
+    cycles = [sorted(cycle, key=places.__getitem__) for cycle in nx.cycle_basis(nx.Graph(graph.network()))]
+    found = []
+    for cycle in cycles:
+        nodes, variables = (", ".join(n for kind, n in cycle if kind == wanted) for wanted in ("node", "variable"))
+        found.append(f"cycle through {nodes}, by way of {variables}: messages go round until they settle, and beliefs "
+                     "are approximate")  # fmt: skip
+    return found
+
+
+def _about_nodes(graph: Graph, cost: Mapping[str, str]) -> list[str]:
+    found = []
+    for node in graph.nodes.values():
+        found += [f"{node.name}.{port}: its messages are raised to the power {trust:g}, so no log evidence is reported"
+                  for port, trust in node.trust.items()]  # fmt: skip
+        if cost[node.name] != "linear":
+            found.append(f"{node.name}: its cost is {cost[node.name]}, not linear")
+        silent = node.data is None and all(port.role == Role.PARENT for port in node.ports.values())
+        if silent and node.kind == "module":
+            found.append(f"{node.name}: without data or a child port, it has nothing to say")
+    return found

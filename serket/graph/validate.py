@@ -1,0 +1,107 @@
+"""Checking a tree against a model, with errors at the place in the file they are about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from serket.errors import GraphError, suggestion
+from serket.graph.yaml import Tree
+
+__all__ = ["validate"]
+
+M = TypeVar("M", bound=BaseModel)
+Location = tuple[int | str, ...]
+_EXPECTED = {
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "none_required": "null",
+    "too_short": "at least one entry",
+}
+
+
+def validate(model: type[M], tree: Tree, path: str) -> M:
+    """Check a tree as strictly as JSON: no text for numbers, no 1.0 for 1, but lists for tuples.
+
+    Args:
+        model: what is expected.
+        tree: what stands in the file.
+        path: the tree's own place in the file, such as ``modules.pix``; empty for the whole file.
+
+    Raises:
+        GraphError: at the place in the file of the first thing that is wrong; unknown keys come first.
+    """
+    try:
+        return model.model_validate_json(json.dumps(tree.plain()))
+    except ValidationError as error:
+        mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
+        first = mistakes[0]
+        spot, inside = _walk(tree, first["loc"], path)
+        if first["type"] in ("extra_forbidden", "missing"):
+            raise _wrong_key(first, model, spot, inside) from None
+        if first["loc"][-1:] == ("[key]",):
+            raise GraphError("this cannot be a name", where=spot.key, found=str(first["input"]), fix="rename it",
+                             expected="letters, digits, - and _, no digit first") from None  # fmt: skip
+        # The branches of a union complain one by one about the same place.
+        same = [_expected(mistake) for mistake in mistakes if _walk(tree, mistake["loc"], path)[0] is spot]
+        expected = " or ".join(dict.fromkeys(same))
+        found = json.dumps(spot.plain(), ensure_ascii=False)
+        fix = f"change it to {expected}"
+        if "number" in expected and isinstance(spot.value, str):
+            fix = "write it without quotes" if spot.value.replace(".", "").isdigit() else fix
+        if "list" in expected and not isinstance(spot.value, dict | list):
+            fix = f"put it in brackets: [{found}]"
+        raise GraphError(f"wrong value for {inside or 'the graph'}", where=spot.where, expected=expected,
+                         found=found if len(found) <= 80 else found[:77] + "...", fix=fix) from None  # fmt: skip
+
+
+def _walk(tree: Tree, location: Location, path: str) -> tuple[Tree, str]:
+    """Follow pydantic's location as far as the tree goes; names of union branches are not in the tree."""
+    for step in location:
+        if (below := tree.step(step)) is not None:
+            tree, path = below, f"{path}[{step}]" if isinstance(step, int) else f"{path}.{step}".lstrip(".")
+    return tree, path
+
+
+def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str) -> GraphError:
+    name, location = str(mistake["loc"][-1]), mistake["loc"][:-1]
+    noun = "port" if location[-1:] == ("ports",) else "key"
+    known = _keys(model, location)
+    if mistake["type"] == "missing":
+        fix = f"add '{name}:' and the name of a variable" if noun == "port" else f"add '{name}: ...'"
+        return GraphError(f"{path or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
+                          available=known, fix=fix)  # fmt: skip
+    inside = path.rpartition(".")[0]
+    return GraphError(f"unknown {noun} '{name}'" + f" in {inside}" * bool(inside), where=spot.key, available=known,
+                      fix=suggestion(name, known) or f"write one of these, or remove '{name}'")  # fmt: skip
+
+
+def _keys(model: type[BaseModel], location: Location) -> list[str]:
+    """Return the keys of the innermost model at a location."""
+    for step in location:
+        for name, field in model.model_fields.items():
+            if step == (field.alias or name):
+                model = next(iter(_models(field.annotation)), model)
+                break
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _expected(mistake: Any) -> str:
+    if mistake["loc"][-1:] == ("name",):  # the branch of a binding
+        return "the name of one variable"
+    text = str(mistake["msg"]).removeprefix("Input should be ")
+    return _EXPECTED.get(mistake["type"]) or (f"a number {text}" if text.startswith(("greater", "less")) else text)

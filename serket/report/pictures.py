@@ -1,0 +1,140 @@
+"""Pictures of what a model imagines and of what its senses are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["imagined_grid", "subset_accuracy"]
+
+Array: TypeAlias = NDArray[Any]
+
+INK, PALE, ACCENT, SECOND = "#222222", "#bbbbbb", "#0b6e99", "#d9822b"
+_MARKS = {
+    "probe_accuracy": ("probe accuracy", ACCENT, "o", 5),
+    "concept_ari": ("concept ARI", SECOND, "D", -11),
+    "evidence": ("held-out evidence, nats", ACCENT, "o", 5),
+}
+
+
+def imagined_grid(
+    path: Path,
+    true: ArrayLike,
+    means: ArrayLike,
+    samples: ArrayLike,
+    shape: tuple[int, int] | None,
+    given: str,
+    to: str,
+    std: ArrayLike | None = None,
+) -> None:
+    """Draw, a row of pictures per row of data, what was there, the mean of what is imagined, and samples.
+
+    Args:
+        path: the PNG to write.
+        true: ``(n, D)``.
+        means: ``(n, D)``.
+        samples: ``(n, S, D)``; S may be 0.
+        shape: ``(width, height)`` with width x height = D for pictures, the rows of a picture one after the other; None
+            draws curves.
+        given: the senses it is imagined from, such as ``fou`` or ``fou+kar``.
+        to: the sense that is imagined.
+        std: ``(n, D)``: a column more, of the uncertainty (curves: a band of two standard deviations).
+    """
+    true, means, samples = (np.asarray(part, dtype=float) for part in (true, means, samples))
+    spread = None if std is None else np.asarray(std, dtype=float)
+    columns = {"true": true, "mean" if shape else "mean (grey: true)": means}
+    if spread is not None and shape:
+        columns["deviation"] = spread
+    columns |= {f"sample {s + 1}": samples[:, s] for s in range(samples.shape[1])}
+    width, height = shape or (16, 9)
+    cell = 0.75 if shape else 0.8
+    figure = _figure(max(2.6, (cell * width / height + 0.04) * len(columns)), cell * len(true) + 0.7)
+    axes = figure.subplots(len(true), len(columns), squeeze=False)
+    low, high = float(true.min()), float(true.max())
+    for column, (title, content) in enumerate(columns.items()):
+        axes[0, column].set_title(title, fontsize=8, color=INK)
+        top = float(content.max()) if title == "deviation" else high
+        for row, (axis, values) in enumerate(zip(axes[:, column], content, strict=True)):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color=PALE, linewidth=0.5)
+            if shape:
+                bottom = 0.0 if title == "deviation" else low
+                axis.imshow(values.reshape(height, width), cmap="gray_r", vmin=bottom, vmax=top)
+            else:
+                _curve(axis, values, true[row], spread[row] if column == 1 and spread is not None else None)
+                axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    figure.suptitle(f"{to} imagined from {given}{'' if '+' in given else ' alone'}", fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def _curve(axis: Axes, values: Array, true: Array, spread: Array | None) -> None:
+    axis.plot(true, color=PALE, linewidth=0.8)
+    axis.plot(values, color=ACCENT, linewidth=0.8)
+    if spread is not None:
+        axis.fill_between(
+            range(len(values)), values - 2 * spread, values + 2 * spread, color=ACCENT, alpha=0.2, linewidth=0
+        )
+
+
+def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Draw what each subset of senses is worth: probe accuracy and ARI, or held-out evidence where there are no labels.
+
+    Args:
+        path: the PNG to write.
+        metrics: as in :func:`serket.report.tables`.
+    """
+    rows = metrics.get("subsets", {})
+    measures = [m for m in ("probe_accuracy", "concept_ari") if any(m in row for row in rows.values())]
+    if not measures:
+        measures = ["evidence"]
+        if not any("evidence" in row for row in rows.values()):
+            evidence = metrics.get("unlabelled", {}).get("evidence", {})
+            evidence = evidence if isinstance(evidence, Mapping) else {"all": evidence}
+            rows = {name: {"evidence": value} for name, value in evidence.items()}
+    figure = _figure(6.4, 0.34 * max(len(rows), 1) + 1.0)
+    axis = figure.subplots()
+    for measure, (label, color, marker, offset) in _MARKS.items():
+        if measure in measures:
+            known = {y: row[measure] for y, row in enumerate(rows.values()) if row.get(measure) is not None}
+            axis.plot([*known.values()], [*known], marker, color=color, label=label, markersize=6)
+            for y, value in known.items():
+                text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+                axis.annotate(
+                    text.replace("-", "\N{MINUS SIGN}"),
+                    (value, y),
+                    (0, offset),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=color,
+                )
+    axis.set_yticks(range(len(rows)), list(rows), fontsize=9, color=INK)
+    axis.set_ylim(len(rows) - 0.5, -0.7)
+    axis.grid(axis="y", color=PALE, linewidth=0.4)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(length=0, colors=INK, labelsize=8)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return a figure in inches that no global state knows of."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    # No version or time in the file: same picture, same bytes.
+    figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})

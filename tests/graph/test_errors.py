@@ -1,0 +1,101 @@
+"""Every mistake in a graph file has one golden text: where, what was expected, what was found, and the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from serket.errors import SerketError
+from serket.graph.build import parse_graph
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "graph"
+
+RAIN = """\
+serket: 1
+variables:
+  rain: {family: categorical, size: 2, prior: [0.8, 0.2]}
+  wet:  {family: categorical, size: 2}
+modules:
+  lawn:   {type: table, ports: {given: [rain], child: wet}, values: [[0.9, 0.1], [0.2, 0.8]]}
+  sensor: {type: table, ports: {given: [wet]}, data: reading, values: [[0.95, 0.05], [0.1, 0.9]]}
+"""
+PLACE = """\
+serket: 1
+variables:
+  x: {family: gaussian, size: 2, prior: {mean: [0, 0], covariance: [[1, 0], [0, 1]]}}
+modules:
+  gps:   {type: linear_gaussian, ports: {given: x}, data: gps, matrix: [[1, 0]], noise: [[0.5]]}
+"""
+VIEWS = """\
+serket: 1
+variables:
+  z: {family: gaussian, size: 4}
+  s: {family: gaussian, size: 4}
+modules:
+  eye: {type: vae, data: eye, ports: {latent: z}, hidden: [8], fit: {epochs: 3}}
+composers:
+  body: {type: linear_gaussian, ports: {shared: s, views: [z]}, private: 1}
+"""
+SECOND = "  twin:   {type: table, ports: {given: [rain], child: wet}, values: [[0.5, 0.5], [0.5, 0.5]]}\n"
+APART = """\
+  dice: {family: categorical, size: 2}
+modules:
+  cup:    {type: table, ports: {given: [dice]}, data: throw, values: [[0.5, 0.5], [0.5, 0.5]]}
+"""
+
+CASES = {
+    "alias": RAIN.replace("{family: categorical, size: 2}", "*two"),
+    "anchor": RAIN.replace("wet:  {", "wet: &two {"),
+    "apart": RAIN.replace("modules:\n", APART),
+    "bare_on": RAIN.replace("data: reading", "data: on"),
+    "bare_on_key": RAIN.replace("wet", "on"),
+    "child_under_many": RAIN.replace("child: wet", "child: [wet]"),
+    "covariance": PLACE.replace("[0, 1]]}", "[0, -1]]}"),
+    "cut_short": RAIN.replace("0.8]]}", "0.8]]"),
+    "duplicate_key": RAIN + "  lawn: {type: table}\n",
+    "empty": "# nothing yet\n",
+    "family": PLACE.replace("linear_gaussian", "table").replace("matrix: [[1, 0]], noise: [[0.5]]", "values: [[1, 0]]"),
+    "leading_zero": RAIN.replace("size: 2}", "size: 012}"),
+    "merge_key": RAIN.replace("wet:  {", "wet:  {<<: {size: 2}, "),
+    "missing_type": RAIN.replace("type: table, ports: {given: [wet]}", "ports: {given: [wet]}"),
+    "name": RAIN.replace("sensor:", "../etc/passwd:"),
+    "nan": RAIN.replace("0.95", ".nan"),
+    "no_child_data": RAIN.replace("ports: {given: [wet]}, data: reading, ", "ports: {}, "),
+    "no_option": PLACE.replace(", noise: [[0.5]]", ""),
+    "not_a_mapping": "- serket\n",
+    "not_text": RAIN.replace("wet:  {", "1: {"),
+    "prior_sum": RAIN.replace("[0.8, 0.2]", "[0.8, 0.3]"),
+    "prior_kind": RAIN.replace("[0.8, 0.2]", "{mean: [0], covariance: [[1]]}"),
+    "prior_size": RAIN.replace("[0.8, 0.2]", "[0.5, 0.3, 0.2]"),
+    "quoted_number": VIEWS.replace("epochs: 3", 'epochs: "3"'),
+    "same_name": VIEWS.replace("body:", "eye:"),
+    "size": RAIN.replace("[[0.9, 0.1], [0.2, 0.8]]", "[[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]"),
+    "tab": RAIN.replace("  wet:", "\twet:"),
+    "tag": RAIN.replace("data: reading", "data: !!python/object/apply:os.system [ls]"),
+    "too_deep": RAIN.replace("[[0.95, 0.05], [0.1, 0.9]]", "[" * 20 + "1" + "]" * 20),
+    "trust": PLACE.replace("data: gps", "data: gps, trust: 2"),
+    "twice": RAIN.replace("given: [wet]", "given: [wet, wet]"),
+    "two_documents": RAIN + "---\n" + RAIN,
+    "two_owners": RAIN + SECOND,
+    "type": RAIN.replace("type: table, ports: {given: [wet]}", "type: tabel, ports: {given: [wet]}"),
+    "typo_in_fit": VIEWS.replace("epochs", "epoch"),
+    "typo_in_option": VIEWS.replace("hidden", "hiden"),
+    "typo_in_section": RAIN.replace("modules:", "module:"),
+    "typo_in_variable": RAIN.replace("size: 2, prior", "sise: 2, prior"),
+    "unbound_port": VIEWS.replace("{latent: z}", "{}"),
+    "unbound_variable": RAIN.replace("modules:", "  sun: {family: categorical, size: 2}\nmodules:"),
+    "undeclared": RAIN.replace("child: wet", "child: wett"),
+    "unknown_port": VIEWS.replace("latent: z", "latents: z"),
+    "version": RAIN.replace("serket: 1", "serket: 2"),
+    "wrong_value": VIEWS.replace("hidden: [8]", "hidden: 8"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_text_is_the_golden_one(case):
+    with pytest.raises(SerketError) as caught:
+        parse_graph(CASES[case], "robot.yaml").build()
+    assert f"{caught.value}\n" == (GOLDEN / f"{case}.txt").read_text()
+
+
+def test_there_is_no_golden_text_without_a_case():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
