@@ -378,9 +378,9 @@ def _matching(labels: Tensor, reference: Tensor) -> Tensor:
 
 
 def _pace(mixture: Mixture, seen: Seen) -> int:
-    """Every how many sweeps z is integrated out: each one where that is cheap, else every fifth."""
+    """Every how many sweeps z is integrated out: every one where that is cheap, else every tenth."""
     per_row = seen.precision is not None and len(seen.precision) > 1
-    return 5 if per_row and mixture.means.numel() * len(seen.bias) > 2**18 else 1
+    return 10 if per_row and mixture.means.numel() * len(seen.bias) > 2**18 else 1
 
 
 def _log_mean(scores: Tensor) -> Tensor:

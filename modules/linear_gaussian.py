@@ -132,7 +132,7 @@ class LinearGaussian:
         gap = torch.where(seen, values - offset, 0.0).unsqueeze(-1)
         info = (weight.mT @ (precision @ gap)).squeeze(-1)
         constant = -(gap.mT @ precision @ gap).flatten() / 2 - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = constant - seen.sum(-1) * math.log(2 * math.pi) / 2
+        constant = constant - seen.to(values).sum(-1) * math.log(2 * math.pi) / 2
         return Gaussian(info, weight.mT @ precision @ weight), constant, evidence.present
 
 

@@ -10,8 +10,8 @@ from serket.errors import GraphError
 __all__ = ["Scalar", "scalar"]
 
 Scalar = str | int | float | bool | None
-_NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
-_LEADING_ZERO = re.compile(r"[-+]?0\d+(\.\d*)?([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?", re.ASCII)
+_LEADING_ZERO = re.compile(r"[-+]?0\d+(\.\d*)?([eE][-+]?\d+)?", re.ASCII)
 _RADIX = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 _NOT_FINITE = re.compile(r"\.(nan|NaN|NAN)|[-+]?\.(inf|Inf|INF)")
 _WORDS = {"": None, "~": None} | {

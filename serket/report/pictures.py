@@ -59,6 +59,7 @@ def imagined_grid(
     figure = _figure(max(2.6, (cell * width / height + 0.04) * len(columns)), cell * len(true) + 0.7)
     axes = figure.subplots(len(true), len(columns), squeeze=False)
     low, high = float(true.min()), float(true.max())
+    margin = 0.05 * (high - low) or 0.5
     for column, (title, content) in enumerate(columns.items()):
         axes[0, column].set_title(title, fontsize=8, color=INK)
         top = float(content.max()) if title == "deviation" else high
@@ -70,14 +71,15 @@ def imagined_grid(
                 axis.imshow(values.reshape(height, width), cmap="gray_r", vmin=bottom, vmax=top)
             else:
                 _curve(axis, values, true[row], spread[row] if column == 1 and spread is not None else None)
-                axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+                axis.set_ylim(low - margin, high + margin)
     figure.suptitle(f"{to} imagined from {given}{'' if '+' in given else ' alone'}", fontsize=11, color=INK)
     _save(figure, path)
 
 
 def _curve(axis: Axes, values: Array, true: Array, spread: Array | None) -> None:
-    axis.plot(true, color=PALE, linewidth=0.8)
-    axis.plot(values, color=ACCENT, linewidth=0.8)
+    style = "o-" if len(values) < 20 else "-"
+    axis.plot(true, style, color=PALE, linewidth=0.8, markersize=2)
+    axis.plot(values, style, color=ACCENT, linewidth=0.8, markersize=2)
     if spread is not None:
         axis.fill_between(
             range(len(values)), values - 2 * spread, values + 2 * spread, color=ACCENT, alpha=0.2, linewidth=0
