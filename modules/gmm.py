@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -43,7 +44,7 @@ class GaussianMixture:
     In units where the pooled mean is 0 and the pooled variance of every dimension 1,
     Sigma_k ~ IW(scatter I, D + 2), mu_k | Sigma_k ~ N(0, Sigma_k / kappa), and, if the weights are its own,
     pi ~ Dirichlet(alpha, ..., alpha) (Murphy 2007, section 9; Gelman et al., BDA3, section 3.6). So ``scatter`` is the
-    fraction of the pooled variance expected inside a component, and with ``kappa`` near it the means spread like the data.
+    fraction of the pooled variance expected inside a component; with ``kappa`` near it the means spread like the data.
     A dimension that does not vary keeps its own unit.
 
     The state is S label-aligned draws; ``infer`` averages over them and is deterministic:
@@ -103,7 +104,7 @@ class GaussianMixture:
         """Draw parameters by blocked Gibbs, all chains at once.
 
         The first time, ``restarts`` chains start from k-means++ and run half the sweeps; the one with the highest mean
-        log-likelihood over the second quarter (component and z summed out) runs the other half, of which draws are kept.
+        log-likelihood over the second quarter (component and z summed out) runs the other half, whose draws are kept.
         A refit continues from the last draw with one chain. Labels are those of the inbox on ``component`` in the rows
         where that is informative, and the previous ones elsewhere.
 
@@ -123,7 +124,7 @@ class GaussianMixture:
         """
         _positive(sweeps=sweeps, restarts=restarts)
         if sweeps < 2 * self.draws:
-            raise GraphError("too few sweeps to keep the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
         raw = self._look(evidence, inbox, "component" in owned)
         location, scale = raw.pooled()
         seen = raw.standardised(location, scale)
@@ -135,7 +136,7 @@ class GaussianMixture:
             mixture = draw_mixture(guess, labels, self.components, seen, prior, generator)
         else:
             mixture = _moved(warm[-1:], self._units, (location, scale))
-            labels = label_logits(mixture, guess, seen, True, 1.0).argmax(-1)
+            labels = label_logits(mixture, guess, seen, True).argmax(-1)
         order = _matching(labels, _reference(seen.bias, labels))
         mixture, labels = mixture.relabel(order), order.argsort(-1).gather(-1, labels)
 
@@ -147,10 +148,9 @@ class GaussianMixture:
         drawn: list[Tensor] = []
         for step in range(1, sweeps + 1):
             integrate = step in (1, burn) or step % _pace(mixture, seen) == 0
-            power = 1.0
-            mixture, points, latest, score = sweep(
-                mixture, points, seen, prior, generator, integrate=integrate, power=power
-            )
+            mixture, points, latest, score = sweep(mixture, points, seen, prior, generator, integrate=integrate)
+            if step <= burn // 2:
+                mixture = _revived(mixture, points, latest, seen.present, generator)
             if integrate:
                 history.append(float(score.max()) / len(guess))
                 total = total + score if burn // 2 < step <= burn else total
@@ -222,7 +222,7 @@ class GaussianMixture:
         )
         logits = component.log_probs().repeat(1, len(kept.means))
         mixing = torch.distributions.Categorical(logits=logits)
-        return torch.distributions.MixtureSameFamily(mixing, each.expand(logits.shape))
+        return torch.distributions.MixtureSameFamily(mixing, each.expand(logits.shape))  # type: ignore[no-untyped-call]
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws, in standardised units, and the units; nothing before the first fit."""
@@ -294,7 +294,7 @@ class GaussianMixture:
             present = ~message.is_vacuous()
         else:
             if evidence.values is None:
-                raise DataError("a gmm has neither data nor an observation port", fix="add 'data:' or bind 'observation'")
+                raise DataError("a gmm has nothing to fit", fix="give it 'data:' or bind its port 'observation'")
             message, present = None, _complete(evidence)
         count = int(present.sum())
         if count < max(2, self.components):
@@ -333,7 +333,7 @@ def _moved(mixture: Mixture, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tens
 
 
 def _seeds(points: Tensor, present: Tensor, components: int, chains: int, generator: torch.Generator) -> Tensor:
-    """Label rows by k-means (k-means++ seeds: Arthur & Vassilvitskii 2007), the best ``chains`` of many runs, ``(C, N)``."""
+    """Label rows by the best of many runs of k-means from k-means++ (Arthur & Vassilvitskii 2007), ``(C, N)``."""
     chosen, tiny = points[present], torch.finfo(points.dtype).tiny
     nearest = chosen.new_ones(_RUNS * chains, len(chosen))
     centres = chosen.new_zeros(_RUNS * chains, 0, chosen.shape[-1])
@@ -353,6 +353,19 @@ def _seeds(points: Tensor, present: Tensor, components: int, chains: int, genera
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
     """Squared distances ``(C, N, K)``, less the squared norm of the points."""
     return centres.square().sum(-1).unsqueeze(-2) - 2 * points @ centres.mT
+
+
+def _revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, generator: torch.Generator) -> Mixture:
+    """Move the means of empty components onto rows drawn at random, so that they come back in many dimensions, too.
+
+    The prior alone rarely places an empty component near data; this does not leave the posterior invariant, and so
+    belongs to the first quarter of a fit only.
+    """
+    components, size = mixture.means.shape[-2:]
+    empty = (one_hot(labels, components).sum(-2) == 0).unsqueeze(-1)
+    rows = present.nonzero().flatten()
+    pick = rows[torch.randint(len(rows), empty.shape, generator=generator, device=rows.device)]
+    return replace(mixture, means=torch.where(empty, points.gather(-2, pick.expand(-1, -1, size)), mixture.means))
 
 
 def _reference(log_bias: Tensor, labels: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Mixture:
     def whitening(self) -> Tensor:
         """Return F = L^-1, lower triangular, with F' F = Sigma^-1 and Sigma = L L'."""
         eye = torch.eye(self.means.shape[-1]).to(self.means)
-        return torch.linalg.solve_triangular(self.cholesky, eye.expand_as(self.cholesky), upper=False)
+        return _triangular(self.cholesky, eye.expand_as(self.cholesky))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Seen:
             location, scale = points.mean(0), points.std(0)
             still = scale <= 4 * torch.finfo(points.dtype).eps * points.abs().amax(0)
             if bool(still.all()):
-                raise DataError("the data do not vary", expected="rows that differ", found="equal rows, but for rounding")
+                raise DataError("the data do not vary", expected="rows that differ", found="equal rows")
             return location, torch.where(still, 1.0, scale)
         assert self.info is not None and self.precision is not None
         rows = self.present.nonzero().flatten()
@@ -142,7 +142,7 @@ class Seen:
         eye = torch.eye(len(variance)).to(info)
         for _ in range(20):
             factor = _factor(precision + torch.diag_embed(1 / variance))
-            inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+            inverse = _triangular(factor, eye.expand_as(factor))
             mean = (inverse.mT @ (inverse @ (info + location / variance).unsqueeze(-1))).squeeze(-1)
             location = mean.mean(0)
             variance = ((mean - location).square() + inverse.square().sum(-2)).mean(0)
@@ -173,7 +173,6 @@ def sweep(
     generator: torch.Generator,
     *,
     integrate: bool = True,
-    power: float = 1.0,
 ) -> tuple[Mixture, Tensor, Tensor, Tensor]:
     """Draw k | theta, pi, then z | k, theta, then theta, pi | k, z.
 
@@ -184,13 +183,12 @@ def sweep(
         prior: the hyper-parameters.
         generator: the source of randomness.
         integrate: draw k_n with z_n integrated out: mixes faster, but factors K matrices a row instead of one.
-        power: tempers the likelihood of k_n while annealing; 1 leaves the posterior invariant.
 
     Returns:
-        The mixture, points, labels ``(C, N)`` and, ``(C,)``, the log of the normalisers the labels were drawn with: with
-        z integrated out (or observed) and power 1 that is the log-likelihood of theta and pi.
+        The mixture, points, labels ``(C, N)`` and, ``(C,)``, the log of the normalisers the labels were drawn with:
+        the log-likelihood of theta and pi, if z is integrated out or observed.
     """
-    logits = label_logits(mixture, points, seen, integrate, power)
+    logits = label_logits(mixture, points, seen, integrate)
     labels = draw_labels(logits, generator)
     if seen.info is not None and seen.precision is not None:
         points = draw_latents(mixture, labels, seen.info, seen.precision, generator)
@@ -210,14 +208,14 @@ def draw_mixture(
     return Mixture(means, cholesky, log_weights)
 
 
-def label_logits(mixture: Mixture, points: Tensor, seen: Seen, integrate: bool, power: float) -> Tensor:
+def label_logits(mixture: Mixture, points: Tensor, seen: Seen, integrate: bool) -> Tensor:
     """Log p(k_n = k | ...) up to a constant, ``(C, N, K)``: bias + log pi_k + log p(z_n or its message | k)."""
     if integrate and seen.info is not None and seen.precision is not None:
         likelihood = log_integral(mixture, seen.info, seen.precision)
     else:
         likelihood = log_density(mixture, points)
     likelihood = torch.where(seen.present.unsqueeze(-1), likelihood, 0.0)
-    return power * likelihood + seen.bias + mixture.log_weights.unsqueeze(-2)
+    return likelihood + seen.bias + mixture.log_weights.unsqueeze(-2)
 
 
 def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -260,7 +258,7 @@ def posterior(points: Tensor, members: Tensor, labels: Tensor, prior: Prior) -> 
     spread = (members.unsqueeze(-1) * gap.unsqueeze(-2)).flatten(-2).mT @ gap
     kappa = prior.kappa + count
     pull = (prior.kappa * count / kappa)[..., None, None] * average.unsqueeze(-1) * average.unsqueeze(-2)
-    scatter = spread.unflatten(-2, (-1, size)) + pull + prior.scatter * torch.eye(size).to(points)
+    scatter = spread.reshape(pull.shape) + pull + prior.scatter * torch.eye(size).to(points)
     return NormalInverseWishart((count / kappa).unsqueeze(-1) * average, kappa, scatter, prior.dof + count)
 
 
@@ -290,20 +288,20 @@ def draw_dirichlet(alpha: Tensor, generator: torch.Generator) -> Tensor:
 
 def log_density(mixture: Mixture, points: Tensor) -> Tensor:
     """Log N(z_n; mu_k, Sigma_k), nats, ``(C, N, K)``, of points ``(N, D)`` or ``(C, N, D)``."""
-    components, size = mixture.means.shape[-2:]
     whiten = mixture.whitening()
     centre = (whiten @ mixture.means.unsqueeze(-1)).flatten(-3).unsqueeze(-2)
-    white = (points @ whiten.flatten(-3, -2).mT - centre).unflatten(-1, (components, size))
-    log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return log_det.unsqueeze(-2) - white.square().sum(-1) / 2 - size * math.log(2 * math.pi) / 2
+    white = points @ whiten.flatten(-3, -2).mT - centre  # L_k^-1 (z_n - mu_k), the components side by side
+    square = white.square().reshape(*white.shape[:-1], *mixture.means.shape[-2:]).sum(-1)
+    log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(-2)
+    return log_det - (square + points.shape[-1] * math.log(2 * math.pi)) / 2
 
 
 def log_integral(mixture: Mixture, info: Tensor, precision: Tensor) -> Tensor:
     """Log of the integral of N(z; mu_k, Sigma_k) exp(eta_n' z - z' Lambda_n z / 2) dz, nats, ``(C, N, K)``.
 
-    With c_n = (Lambda_n + I)^-1 eta_n the potential is exp(c_n' u - u' Lambda_n u / 2 + const_n) in u = z - c_n: centred
-    where the row is, so that nothing large cancels. With m = mu_k - c_n, P = Sigma_k^-1 + Lambda_n, h = c_n + Sigma_k^-1 m
-    the integral is (h' P^-1 h - m' Sigma_k^-1 m - log det(Sigma_k P)) / 2 + const_n.
+    With c_n = (Lambda_n + I)^-1 eta_n the potential is exp(c_n' u - u' Lambda_n u / 2 + (eta_n + c_n)' c_n / 2) in
+    u = z - c_n: centred where the row is, so that nothing large cancels. With m = mu_k - c_n, P = Sigma_k^-1 + Lambda_n
+    and h = c_n + Sigma_k^-1 m: (h' P^-1 h - m' Sigma_k^-1 m - log det(Sigma_k P) + (eta_n + c_n)' c_n) / 2.
 
     Args:
         mixture: C mixtures.
@@ -350,11 +348,16 @@ def _centre(info: Tensor, precision: Tensor) -> Tensor:
 
 
 def _solve(factor: Tensor, vectors: Tensor, transpose: bool = False) -> Tensor:
-    """Solve L x = v, or L' x = v, for v ``(..., N, D)``, with L ``(..., N, D, D)`` or one for all, ``(..., 1, D, D)``."""
+    """Solve L x = v, or L' x = v, for v ``(..., N, D)`` and L ``(..., N, D, D)`` or, one for all, ``(..., 1, D, D)``."""
     factor = factor.mT if transpose else factor
     if factor.shape[-3] == 1:
-        return torch.linalg.solve_triangular(factor.squeeze(-3), vectors.mT, upper=transpose).mT
-    return torch.linalg.solve_triangular(factor, vectors.unsqueeze(-1), upper=transpose).squeeze(-1)
+        return _triangular(factor.squeeze(-3), vectors.mT, transpose).mT
+    return _triangular(factor, vectors.unsqueeze(-1), transpose).squeeze(-1)
+
+
+def _triangular(factor: Tensor, right: Tensor, upper: bool = False) -> Tensor:
+    solution: Tensor = torch.linalg.solve_triangular(factor, right, upper=upper)
+    return solution
 
 
 def _rows(precision: Tensor, rows: slice) -> Tensor:
@@ -362,6 +365,7 @@ def _rows(precision: Tensor, rows: slice) -> Tensor:
 
 
 def _factor(matrices: Tensor) -> Tensor:
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrices)
     if bool(failed.any()):
         raise MessageError(

@@ -101,9 +101,8 @@ class Dataset:
         if key in self.missing:
             return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device))
         if key not in self.arrays:
-            raise DataError(
-                f"no array '{key}'", where=self.name, available=self.arrays, fix=suggestion(key, self.arrays)
-            )
+            fix = suggestion(key, self.arrays)
+            raise DataError(f"no array '{key}'", where=self.name, available=self.arrays, fix=fix)
         array = np.ascontiguousarray(self.arrays[key][chosen])
         given = _flat(torch.from_numpy(array.astype(_WIDER.get(array.dtype, array.dtype), copy=False)))
         values = given.to(device, dtype if given.is_floating_point() else given.dtype)
@@ -112,10 +111,8 @@ class Dataset:
         if not observed.all():
             values = torch.where(observed, values, torch.zeros_like(values))
         if given.dtype != values.dtype and not (finite := values.isfinite().all(-1)).all():
-            large = listed((~finite).nonzero().flatten().tolist())
-            raise DataError(
-                f"values beyond {dtype}", where=f"{self.name}: {key}, rows {large}", fix="rescale the array"
-            )
+            where = f"{self.name}: {key}, rows {listed((~finite).nonzero().flatten().tolist())}"
+            raise DataError(f"values beyond {dtype}", where=where, fix="rescale the array")
         return Evidence(row_id, values, observed if masks == "dimension" and mask.dim() > 1 else observed[:, 0])
 
     def subset(self, rows: Rows) -> Dataset:

@@ -55,12 +55,10 @@ class Source:
         except _DAMAGED as error:
             text = str(error)
             if "inhomogeneous" in text:
-                raise DataError(
-                    "rows of different lengths", where=where, fix="pad them, or make one row each"
-                ) from None
+                raise DataError("rows of different lengths", where=where, fix="pad them") from None
             if "Object arrays" in text:
                 raise _objects(where) from None
-            raise DataError("the array cannot be read: the file is damaged", where=where, found=text) from None
+            raise DataError("the array cannot be read", where=where, found=text) from None
         if array.dtype.kind == "O":
             raise _objects(where)
         # torch takes native, contiguous arrays, and warns of read-only ones.
@@ -69,9 +67,7 @@ class Source:
 
 def _objects(where: str) -> DataError:
     fix = "store numbers: np.asarray(array, dtype=float)"
-    return DataError(
-        "Python objects are never read from data", where=where, expected="numbers", found="dtype object", fix=fix
-    )
+    return DataError("Python objects are never read from data", where=where, expected="numbers", fix=fix)
 
 
 @contextmanager

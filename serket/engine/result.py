@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from serket.messages import Message
+from serket.messages import Gaussian, Message
 from serket.protocol import Bound
 
 __all__ = ["Result"]
@@ -52,6 +54,33 @@ class Result(Mapping[str, Message]):
     improper: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Tensor | float] = field(default_factory=dict)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Result]) -> Result:
+        """Put results of consecutive rows together."""
+        first = parts[0]
+        evidences = [part.log_evidence for part in parts if part.log_evidence is not None]
+        bounds = [part.bound for part in parts]
+        weakest = max(bounds, key=("exact", "lower", "estimate", "none").index)
+        improper: Counter[str] = Counter()
+        for part in parts:
+            improper.update(part.improper)
+        return cls(
+            beliefs={name: _stack([part.beliefs[name] for part in parts]) for name in first.beliefs},
+            row_id=torch.cat([part.row_id for part in parts]),
+            modules=first.modules,
+            present=torch.cat([part.present for part in parts]),
+            contribution=torch.cat([part.contribution for part in parts]),
+            conflict=torch.cat([part.conflict for part in parts]),
+            log_evidence=torch.cat(evidences) if len(evidences) == len(parts) else None,
+            bound=weakest,
+            reason=parts[bounds.index(weakest)].reason,
+            exact=all(part.exact for part in parts),
+            converged=all(part.converged for part in parts),
+            iterations=max(part.iterations for part in parts),
+            history=max((part.history for part in parts), key=len),
+            improper=dict(improper),
+        )
+
     def __getitem__(self, variable: str) -> Message:
         return self.beliefs[variable]
 
@@ -60,3 +89,8 @@ class Result(Mapping[str, Message]):
 
     def __len__(self) -> int:
         return len(self.beliefs)
+
+
+def _stack(parts: Sequence[Message]) -> Message:
+    alike = [part.full() if isinstance(part, Gaussian) else part for part in parts]
+    return type(alike[0])(**{name: torch.cat([part.tensors()[name] for part in alike]) for name in alike[0].tensors()})

@@ -15,7 +15,7 @@ from serket.engine.exchange import Exchange, Improper, check_reply
 from serket.engine.result import Result
 from serket.engine.schedule import Step, schedule
 from serket.errors import ConvergenceWarning, SerketError
-from serket.graph.check import prior_owners
+from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph
 from serket.messages import Message
 from serket.protocol import Evidence, Module, Reply, extrinsic, traits
@@ -146,13 +146,23 @@ def pass_messages(
     improper: Improper = "vacuous",
     relay: Callable[[Reply], Reply] | None = None,
     extra_sweeps: int = 0,
+    owners: Mapping[str, PriorOwner] | None = None,
+    silent: str | None = None,
 ) -> Passing:
-    """Move messages until they stand: the inside of :func:`run`, which training uses to fill inboxes."""
+    """Move messages until they stand: the inside of :func:`run`, which training uses to fill inboxes.
+
+    Args:
+        extra_sweeps: after the passes on a tree; they change nothing.
+        owners: prior owners, if not those of law 2 among the modules.
+        silent: a module that hears but is not called.
+        others: as in :func:`run`.
+    """
     some = next(iter(evidence.values()))
     rows, device = len(some), some.row_id.device
     names = frozenset(modules)
-    plan = schedule(graph, names)
-    owners = prior_owners(graph, modules, names)
+    speaking = names - {silent}
+    plan = schedule(graph, speaking)
+    owners = owners or prior_owners(graph, modules, names)
     exchange = Exchange(graph, modules, owners, rows=rows, dtype=dtype, device=device, improper=improper)
     passing = Passing(exchange, {}, plan.tree)
     generators = {name: seeded(seed, name, device=device) for name in modules}
@@ -177,6 +187,8 @@ def pass_messages(
     for step in plan.passes:
         call(step)
     passing.iterations = 1
+    if not speaking:
+        return passing
     tilted = any(reply.tilted for reply in passing.replies.values())
     if plan.tree and not tilted:
         for _ in range(extra_sweeps):
@@ -202,7 +214,8 @@ def pass_messages(
             break
     # Every module hears the final messages once more, for its evidence.
     for name in modules:
-        call(Step(name, ()))
+        if name in speaking:
+            call(Step(name, ()))
     return passing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -38,7 +39,7 @@ def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
         return parse_graph(shipped()[source].read_text(encoding="utf-8"), f"serket/graphs/{source}.yaml")
     path = Path(source)
     try:
-        return parse_graph(path.read_text(encoding="utf-8"), str(path))
+        return replace(parse_graph(path.read_text(encoding="utf-8"), str(path)), folder=path.parent)
     except FileNotFoundError:
         fix = suggestion(str(source), shipped()) or "check the path"
         raise GraphError(f"there is no graph '{source}'", expected="a path, or the name of a graph that ships",

@@ -100,7 +100,8 @@ def check(graph: Graph) -> Report:
     modules = graph.build()
     owners = prior_owners(graph, modules)
     tree = graph.is_tree()
-    plain = not any(node.trust for node in graph.nodes.values()) and all(o.kind != "combine" for o in owners.values())
+    trusted = all(trust == 1 for node in graph.nodes.values() for trust in node.trust.values())
+    plain = trusted and all(owner.kind != "combine" for owner in owners.values())
     cost = {name: traits(module).cost for name, module in modules.items()}
     warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, cost)]
     exact = tree and plain and all(traits(module).exact for module in modules.values())
@@ -112,13 +113,13 @@ def _about_priors(graph: Graph, modules: Mapping[str, Module], owners: Mapping[s
     for name, owner in owners.items():
         prior = graph.variables[name].prior
         if owner.kind == "default":
-            found.append(f"{name}: nothing owns its prior, so it is {owner}; write prior: to choose another")
+            found.append(f"{name}: nothing owns its prior, so it is {owner}; write 'prior:' to choose another")
         if prior is not None and owner.kind in ("child", "combine"):
-            found.append(f"{name}: its prior: is not used, because {owner} owns the prior; remove one of the two")
+            found.append(f"{name}: {owner} owns the prior, so the one under 'prior:' is not used; remove one of them")
         for node, port in graph.bound(name):
             own = traits(modules[node]).own_prior
             if port in own and graph.nodes[node].ports[port].role == Role.PARENT and owner.kind != "own":
-                found.append(f"{name}: {node} gives up its own prior, because the prior is {owner}")
+                found.append(f"{name}: the prior is {owner}, so {node} gives up its own")
     return found
 
 
@@ -137,7 +138,7 @@ def _about_nodes(graph: Graph, cost: Mapping[str, str]) -> list[str]:
     found = []
     for node in graph.nodes.values():
         found += [f"{node.name}.{port}: its messages are raised to the power {trust:g}, so no log evidence is reported"
-                  for port, trust in node.trust.items()]  # fmt: skip
+                  for port, trust in node.trust.items() if trust != 1]  # fmt: skip
         if cost[node.name] != "linear":
             found.append(f"{node.name}: its cost is {cost[node.name]}, not linear")
         silent = node.data is None and all(port.role == Role.PARENT for port in node.ports.values())

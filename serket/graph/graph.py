@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import networkx as nx
@@ -97,6 +98,8 @@ class Graph:
     seed: int = 0
     source: str = field(default="", compare=False)
     """The YAML text it was read from, or an equivalent."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where its file stands: relative paths of data are tried there, too."""
 
     def build(self) -> dict[str, Module]:
         """Make every module, untrained, by node name."""

@@ -50,4 +50,5 @@ def prior_of(name: str, entry: VariableEntry, tree: Tree) -> Message:
         raise GraphError(f"the prior of '{name}' is no distribution", where=tree.where,
                          expected="probabilities >= 0 that sum to 1", found=f"a sum of {math.fsum(values):g}",
                          fix="change them so that they sum to 1")  # fmt: skip
-    return Categorical.from_probs(torch.tensor(values, dtype=torch.float64))
+    probs = torch.tensor(values, dtype=torch.float64)
+    return Categorical.from_probs(probs / probs.sum())

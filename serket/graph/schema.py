@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, WithJsonSchema, create_model
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import models_json_schema
 
@@ -15,11 +15,13 @@ from serket.messages import Family
 from serket.protocol import Port
 from serket.registry import Kind, class_ports, options_of, registered
 
-__all__ = ["Binding", "File", "GaussianPrior", "Run", "VariableEntry", "entry_model", "json_schema", "option_values",
+__all__ = ["A_NAME", "Binding", "File", "GaussianPrior", "Run", "VariableEntry", "entry_model", "json_schema", "option_values",
            "ports_model"]  # fmt: skip
 
+A_NAME = "the name of one variable"  # tags a branch, and is what errors say was expected there
 Name = Annotated[str, Field(pattern=r"^[^\W\d][\w-]*$")]
 Trust = Annotated[float, Field(gt=0, le=1, description="exponent on the messages that leave; 1 is full trust")]
+Switch = Annotated[bool, WithJsonSchema({"enum": [True, False, "on", "off"]})]
 
 
 class _Strict(BaseModel):
@@ -34,18 +36,18 @@ class GaussianPrior(_Strict):
 
 
 def _form(value: Any) -> str:
-    return "mapping" if isinstance(value, dict | BaseModel) else "list" if isinstance(value, list) else "name"
+    return "mapping" if isinstance(value, dict) else "list" if isinstance(value, list) else A_NAME
 
 
 class VariableEntry(_Strict):
     """An entry of ``variables:``."""
 
     family: Family
-    size: int = Field(ge=1, description="dimensions, or categories")
+    size: int = Field(ge=1, le=1_000_000, description="dimensions, or categories")
     prior: (
         Annotated[
             Annotated[list[float], Tag("list")] | Annotated[GaussianPrior, Tag("mapping")],
-            Discriminator(lambda value: "mapping" if _form(value) == "mapping" else "list"),
+            Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
         ]
         | None
     ) = Field(None, description="probabilities, or mean and covariance")
@@ -57,7 +59,7 @@ class Run(_Strict):
 
     rounds: int = Field(0, ge=0, description="rounds of mutual learning")
     seed: int = Field(0, ge=0)
-    feedback: bool = Field(True, description="off: no module is refitted in rounds of mutual learning")
+    feedback: Switch = Field(True, description="off: no module is refitted in rounds of mutual learning")
 
 
 class File(_Strict):
@@ -79,11 +81,11 @@ class Binding(_Strict):
 
 
 One = Annotated[
-    Annotated[str, Tag("name")] | Annotated[Binding, Tag("mapping")],
-    Discriminator(lambda value: "mapping" if _form(value) == "mapping" else "name"),
+    Annotated[str, Tag(A_NAME)] | Annotated[Binding, Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict) else A_NAME),
 ]
 Several = Annotated[
-    Annotated[str, Tag("name")]
+    Annotated[str, Tag(A_NAME)]
     | Annotated[Binding, Tag("mapping")]
     | Annotated[list[One], Field(min_length=1), Tag("list")],
     Discriminator(_form),
@@ -116,7 +118,7 @@ def entry_model(cls: type, kind: Kind, name: str) -> type[BaseModel]:
         "ports": (bindings, ...),
         "data": (str | None, Field(None, min_length=1, description="the key of its array in the data file")),
         "trust": (Trust | None, None),
-        "feedback": (bool | None, Field(None, description="off: not refitted in rounds of mutual learning")),
+        "feedback": (Switch | None, Field(None, description="off: not refitted in rounds of mutual learning")),
     }
     if hasattr(cls, "fit"):
         fit = create_model(f"{kind}_{name}_fit", __base__=_Strict, **_fields(options_of(cls.fit)))
@@ -162,7 +164,7 @@ def json_schema() -> dict[str, Any]:
     schema: dict[str, Any] = whole["$defs"].pop("File")
     for kind, entries in models.items():
         section = schema["properties"][f"{kind}s"]
-        pattern, _ = section.pop("patternProperties", {".*": None}).popitem()
+        (pattern,) = section["patternProperties"]
         section["patternProperties"] = {pattern: {"oneOf": [references[entry, "validation"] for entry in entries]}}
         section["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Serket graph", **whole}

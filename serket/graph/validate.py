@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from serket.errors import GraphError, suggestion
+from serket.graph.schema import A_NAME
 from serket.graph.yaml import Tree
 
 __all__ = ["validate"]
@@ -72,14 +73,13 @@ def _walk(tree: Tree, location: Location, path: str) -> tuple[Tree, str]:
 
 
 def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str) -> GraphError:
-    name, location = str(mistake["loc"][-1]), mistake["loc"][:-1]
-    noun = "port" if location[-1:] == ("ports",) else "key"
-    known = _keys(model, location)
-    if mistake["type"] == "missing":
+    name, known, missing = str(mistake["loc"][-1]), _keys(model, mistake["loc"][:-1]), mistake["type"] == "missing"
+    inside = path if missing else path.rpartition(".")[0]
+    noun = "port" if inside.split(".")[2:] == ["ports"] else "key"
+    if missing:
         fix = f"add '{name}:' and the name of a variable" if noun == "port" else f"add '{name}: ...'"
-        return GraphError(f"{path or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
+        return GraphError(f"{inside or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
                           available=known, fix=fix)  # fmt: skip
-    inside = path.rpartition(".")[0]
     return GraphError(f"unknown {noun} '{name}'" + f" in {inside}" * bool(inside), where=spot.key, available=known,
                       fix=suggestion(name, known) or f"write one of these, or remove '{name}'")  # fmt: skip
 
@@ -101,7 +101,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _expected(mistake: Any) -> str:
-    if mistake["loc"][-1:] == ("name",):  # the branch of a binding
-        return "the name of one variable"
+    if mistake["loc"][-1:] == (A_NAME,):
+        return A_NAME
     text = str(mistake["msg"]).removeprefix("Input should be ")
     return _EXPECTED.get(mistake["type"]) or (f"a number {text}" if text.startswith(("greater", "less")) else text)

@@ -139,6 +139,10 @@ class _Reader:
         return key
 
     def _scalar(self, event: yaml.ScalarEvent, where: str, under: str | None) -> Scalar:
+        if any("\ud800" <= character <= "\udfff" for character in event.value):
+            raise GraphError(
+                "half a character", where=where, found=ascii(event.value), fix="write the character itself"
+            )
         if event.style is not None:
             return str(event.value)
         if under == "feedback" and event.value.lower() in _SWITCHES:

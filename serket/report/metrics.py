@@ -41,12 +41,9 @@ def probe(train_features: ArrayLike, train_labels: ArrayLike) -> Any:
 
     labels = np.asarray(train_labels)
     if len(np.unique(labels)) < 2:
-        raise DataError(
-            "labels of one class cannot be told apart", where="label, training rows", expected="two or more"
-        )
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000)).fit(
-        np.asarray(train_features), labels
-    )
+        raise DataError("one class only: nothing to tell apart", where="label, training rows")
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+    return pipeline.fit(np.asarray(train_features), labels)
 
 
 def probe_accuracy(fitted: Any, features: ArrayLike, labels: ArrayLike) -> float:

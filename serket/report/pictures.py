@@ -81,9 +81,8 @@ def _curve(axis: Axes, values: Array, true: Array, spread: Array | None) -> None
     axis.plot(true, style, color=PALE, linewidth=0.8, markersize=2)
     axis.plot(values, style, color=ACCENT, linewidth=0.8, markersize=2)
     if spread is not None:
-        axis.fill_between(
-            range(len(values)), values - 2 * spread, values + 2 * spread, color=ACCENT, alpha=0.2, linewidth=0
-        )
+        low, high = values - 2 * spread, values + 2 * spread
+        axis.fill_between(range(len(values)), low, high, color=ACCENT, alpha=0.2, linewidth=0)
 
 
 def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
@@ -107,17 +106,10 @@ def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
         if measure in measures:
             known = {y: row[measure] for y, row in enumerate(rows.values()) if row.get(measure) is not None}
             axis.plot([*known.values()], [*known], marker, color=color, label=label, markersize=6)
+            style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": color}
             for y, value in known.items():
-                text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-                axis.annotate(
-                    text.replace("-", "\N{MINUS SIGN}"),
-                    (value, y),
-                    (0, offset),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7,
-                    color=color,
-                )
+                text = (f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "\N{MINUS SIGN}")
+                axis.annotate(text, (value, y), (0, offset), **style)
     axis.set_yticks(range(len(rows)), list(rows), fontsize=9, color=INK)
     axis.set_ylim(len(rows) - 0.5, -0.7)
     axis.grid(axis="y", color=PALE, linewidth=0.4)

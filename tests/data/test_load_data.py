@@ -106,11 +106,11 @@ def test_unmarked_nan_rows_are_missing_and_noted(file):
     path = file(pix=pix, pix_mask=np.array([True, True, True, False, True]))
     data = load(path, ["pix"])
     assert data.masks["pix"].tolist() == [True, False, True, False, True] and data.quarantined == {"pix": [1]}
-    assert data.notes == ("pix: NaN or Inf in 1 of 5 rows (1), taken as missing; mark them in pix_mask",)
+    assert data.notes == ("pix: NaN or Inf in 1 of 5 rows (1), so missing; mark them in pix_mask",)
     with pytest.raises(DataError) as error:
         load(path, ["pix"], strict=True)
     assert str(error.value) == (
-        "rows.npz: pix, rows 1: NaN or Inf in 1 rows\n"
+        "rows.npz: pix, rows 1: NaN or Inf\n"
         "  expected: finite numbers wherever the mask is true\n"
         "  fix: mark them false in pix_mask"
     )

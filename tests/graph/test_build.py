@@ -22,6 +22,14 @@ variables:
   k: {family: categorical, size: 3}
 modules:
 """
+TWO = """\
+serket: 1
+variables:
+  a: {family: gaussian, size: 2}
+  b: {family: gaussian, size: 2}
+modules:
+  m: {type: test_views, ports: {given: [a, b]}}
+"""
 
 
 @register("test_views")
@@ -88,9 +96,10 @@ def test_digits_is_the_graph_of_the_design():
 def test_priors_are_exact_in_float64_and_survive_writing():
     variables = load_graph("rain").variables
     assert torch.allclose(variables["rain"].prior.probs, torch.tensor([0.8, 0.2], dtype=torch.float64), rtol=1e-15)
-    text = to_yaml(parse_graph(HEAD.replace("a: {family: gaussian, size: 2}", "a: {family: gaussian, size: 2, prior: "
-                   "{mean: [0.1, -3], covariance: [[0.3, 0.1], [0.1, 0.7]]}}").replace("  k: {family: categorical, size: 3}\n", "")
-                   + "  m: {type: test_views, ports: {given: [a, b]}}\n"))  # fmt: skip
+    prior = "prior: {mean: [0.1, -3], covariance: [[0.3, 0.1], [0.1, 0.7]]}"
+    text = to_yaml(
+        parse_graph(TWO.replace("a: {family: gaussian, size: 2}", f"a: {{family: gaussian, size: 2, {prior}}}"))
+    )
     assert "prior: {mean: [0.1, -3.0], covariance: [[0.3, 0.1], [0.1, 0.7]]}" in text
     assert to_yaml(parse_graph(text)) == text
 
@@ -119,16 +128,14 @@ def test_options_are_typed_and_their_defaults_filled_in():
 
 
 def test_a_default_that_yaml_cannot_hold_comes_back_on_reading():
-    graph = parse_graph(to_yaml(parse_graph(HEAD.replace("  k: {family: categorical, size: 3}\n", "")
-                        + "  m: {type: test_views, ports: {given: [a, b]}}\n")))  # fmt: skip
+    graph = parse_graph(to_yaml(parse_graph(TWO)))
     assert graph.nodes["m"].options["limit"] == float("inf")
     assert "limit" not in to_yaml(graph)
 
 
 def test_a_trust_that_is_the_class_s_own_is_its_option():
-    text = HEAD.replace("  k: {family: categorical, size: 3}\n", "")
-    text += "  m: {type: test_views, ports: {given: b}}\ncomposers:\n"
-    node = parse_graph(text + "  c: {type: test_trust, ports: {shared: a, views: b}, trust: 7}\n").nodes["c"]
+    composers = "composers:\n  c: {type: test_trust, ports: {shared: a, views: b}, trust: 7}\n"
+    node = parse_graph(TWO + composers).nodes["c"]
     assert node.trust == {} and node.build().trust == 7
 
 
@@ -137,16 +144,16 @@ def test_feedback_is_on_unless_the_run_or_the_entry_says_off():
         HEAD.replace("  k: {family: categorical, size: 3}\n", "") + "  m: {type: test_views, ports: {given: [a, b]}}\n"
     )
     assert parse_graph(text).nodes["m"].feedback
-    off = parse_graph(text + "run: {feedback: off}\n")
+    off = parse_graph(TWO + "run: {feedback: off}\n")
     assert not off.nodes["m"].feedback and not parse_graph(to_yaml(off)).nodes["m"].feedback
-    assert parse_graph(text.replace("b]}}", "b]}, feedback: on}") + "run: {feedback: off}\n").nodes["m"].feedback
+    assert parse_graph(TWO.replace("b]}}", "b]}, feedback: on}") + "run: {feedback: off}\n").nodes["m"].feedback
 
 
 def test_a_size_that_does_not_fit_names_both_places():
     with pytest.raises(ShapeError) as caught:
         entry("type: test_views, ports: {given: a, component: k}", "a k")
     assert str(caught.value) == (
-        "graph.yaml:5:56: m.component is bound to a variable of another size\n  expected: size 4\n"
+        "graph.yaml:6:54: m.component is bound to a variable of another size\n  expected: size 4\n"
         "  found: variable 'k' is categorical of size 3, declared at graph.yaml:4:3\n"
         "  fix: write size: 4 at graph.yaml:4:3, or bind another variable"
     )
@@ -167,10 +174,10 @@ def test_ports_that_only_instances_know_are_checked_too():
 
 
 def test_two_child_ports_are_allowed_if_the_variable_says_so():
-    text = "serket: 1\nvariables:\n  a: {family: gaussian, size: 2, combine: product}\nmodules:\n"
-    text += "  m: {type: linear_gaussian, ports: {given: z, child: a}, matrix: [[1], [1]], noise: [[1, 0], [0, 1]]}\n"
-    text += "  n: {type: linear_gaussian, ports: {given: z, child: a}, matrix: [[1], [1]], noise: [[1, 0], [0, 1]]}\n"
-    text = text.replace("modules:", "  z: {family: gaussian, size: 1}\nmodules:")
+    text = "serket: 1\nvariables:\n  z: {family: gaussian, size: 1}\n"
+    text += "  a: {family: gaussian, size: 1, combine: product}\nmodules:\n"
+    for name in "mn":
+        text += f"  {name}: {{type: linear_gaussian, ports: {{given: z, child: a}}, matrix: [[1]], noise: [[1]]}}\n"
     assert len(parse_graph(text).owners("a")) == 2
     with pytest.raises(GraphError, match="2 prior owners"):
         parse_graph(text.replace(", combine: product", ""))

@@ -1,0 +1,176 @@
+"""What a model is worth on rows it was not fitted to, for every subset of its senses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from serket.data import Dataset
+from serket.engine import Result
+from serket.messages import Categorical, Family
+from serket.model import Model
+from serket.protocol import Generative
+from serket.report.metrics import concept_ari, joined, probe, probe_accuracy, subsets
+
+__all__ = ["evaluate", "integrated"]
+
+MOST_KEYS = 6
+
+
+def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
+    """Measure a model on the test rows; labels, if there are any, score and never teach.
+
+    - ``probe_accuracy``: standardise + logistic regression (C = 1) on the posterior mean of the composer's shared latent,
+      before any message from concepts, fitted on all training rows with all senses, applied to each subset's means.
+    - ``concept_ari``: adjusted Rand index of the concept belief's argmax.
+    - ``coherence``: the same kind of classifier, fitted on real training rows of one view, on its decoded mean given one
+      other view.
+    - without labels: ``evidence`` (mean log evidence, nats), ``reconstruction`` (share of a view's variance that is
+      explained from itself), ``prediction`` (from all the others), ``contribution`` (nats) and ``conflict``.
+
+    Args:
+        model: fitted.
+        dataset: with training and test rows.
+        progress: called with (steps done, steps in all, what is measured).
+
+    Returns:
+        ``subsets``, ``coherence``, ``unlabelled``, ``seconds``, ``rows``, ``seed``: the content of ``metrics.json``.
+    """
+    start = time.perf_counter()
+    keys = [key for key in model.keys if key in dataset.arrays]
+    chosen = subsets(keys) if len(keys) <= MOST_KEYS else [*[(key,) for key in keys], tuple(sorted(keys))]
+    shared, concept, below = shared_variable(model), concept_variable(model), integrated(model)
+    label = None if dataset.label is None else dataset.label[dataset.test]
+    steps, done = len(chosen) + len(keys), 0
+
+    def step(text: str) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, steps, text)
+
+    reader = None
+    if label is not None and shared is not None:
+        taught = model.infer(dataset, rows=dataset.train, active=below)
+        reader = probe(taught[shared].mean().cpu(), cast(Any, dataset.label)[dataset.train])
+    table: dict[str, dict[str, float]] = {}
+    unlabelled: dict[str, dict[str, float]] = {}
+    for subset in chosen:
+        row: dict[str, float] = {}
+        if reader is not None and shared is not None and label is not None:
+            seen = model.infer(dataset, observe=subset, rows=dataset.test, active=below)
+            row["probe_accuracy"] = probe_accuracy(reader, seen[shared].mean().cpu(), label)
+        result = model.infer(dataset, observe=subset, rows=dataset.test)
+        if label is not None and concept is not None:
+            belief = cast(Categorical, result[concept])
+            row["concept_ari"] = concept_ari(label, belief.logits.argmax(-1).cpu())
+        if result.log_evidence is not None:
+            row["evidence"] = float(result.log_evidence.mean())
+        table[joined(subset)] = row
+        if len(subset) == len(keys):
+            unlabelled = _unlabelled(model, dataset, result)
+        step(f"given {joined(subset)}")
+    coherence: dict[str, float] = {}
+    for to in keys:
+        if to in imaginable(model):
+            _imagine(model, dataset, to, keys, coherence, unlabelled)
+        step(f"imagining {to}")
+    if coherence:
+        coherence["mean"] = float(np.mean(list(coherence.values())))
+    seconds = {**model.seconds, "evaluate": time.perf_counter() - start}
+    return {
+        "subsets": table,
+        "coherence": coherence,
+        "unlabelled": {measure: values for measure, values in unlabelled.items() if values},
+        "seconds": seconds,
+        "rows": {"train": len(dataset.train), "test": len(dataset.test)},
+        "seed": model.seed,
+    }
+
+
+def integrated(model: Model) -> frozenset[str]:
+    """Return the modules that read data and the composers: what stands before any concept speaks."""
+    return frozenset(n.name for n in model.graph.nodes.values() if n.data is not None or n.kind == "composer")
+
+
+def shared_variable(model: Model) -> str | None:
+    """Return the shared latent: what the last composer's ``shared`` port is bound to, or None."""
+    found = [node.bindings["shared"] for node in model.graph.nodes.values() if "shared" in node.bindings]
+    return found[-1] if found and model.graph.variables[found[-1]].family == Family.GAUSSIAN else None
+
+
+def concept_variable(model: Model) -> str | None:
+    """Return the categorical variable that the last module or composer without data is bound to, or None."""
+    families = {name: variable.family for name, variable in model.graph.variables.items()}
+    nodes = [node for node in model.graph.nodes.values() if node.data is None] or list(model.graph.nodes.values())
+    found = [v for node in nodes for v in node.bindings.values() if families[v] == Family.CATEGORICAL]
+    return found[-1] if found else None
+
+
+def imaginable(model: Model) -> list[str]:
+    """Return the data keys some module can imagine."""
+    nodes = model.graph.nodes.values()
+    return [node.data for node in nodes if node.data and isinstance(model.modules[node.name], Generative)]
+
+
+def _unlabelled(model: Model, dataset: Dataset, result: Result) -> dict[str, dict[str, float]]:
+    """Return what the full set of senses says of itself: nats gained per sense, and the conflict over all."""
+    names = {name: cast(str, model.graph.nodes[name].data) for name in result.modules}
+    shares = result.contribution.sum(0) / result.present.sum(0).clamp_min(1)
+    found: dict[str, dict[str, float]] = {
+        "reconstruction": {},
+        "prediction": {},
+        "contribution": {names[name]: float(value) for name, value in zip(result.modules, shares, strict=True)},
+        "conflict": {"all": float(result.conflict.mean())},
+    }
+    if result.log_evidence is not None:
+        found["evidence"] = {"all": float(result.log_evidence.mean())}
+    return found
+
+
+def _imagine(
+    model: Model, dataset: Dataset, to: str, keys: list[str], coherence: dict[str, float], unlabelled: dict[str, Any]
+) -> None:
+    """Measure one view as imagined: from itself, from all others, and, with labels, from each other one."""
+    test, below = dataset.test, integrated(model)
+    here = dataset.evidence(to, test)
+    if here.values is None or not bool(here.present.any()):
+        return
+    seen = here.present.cpu().numpy()
+    truth = here.values.double().cpu()[here.present.cpu()]
+    others = [key for key in keys if key != to]
+    alone = model.infer(dataset, observe=[to], rows=test, active=below)
+    unlabelled["reconstruction"][to] = _explained(truth, _decoded(model, to, alone)[seen])
+    if not others:
+        return
+    predicted = model.generate(to, dataset, observe=others, rows=test, active=below)
+    unlabelled["prediction"][to] = _explained(truth, predicted.mean.double().cpu()[seen])
+    if dataset.label is None:
+        return
+    taught = dataset.evidence(to, dataset.train)
+    assert taught.values is not None
+    kept = taught.present.cpu().numpy()
+    reader = probe(taught.values.cpu()[kept], dataset.label[dataset.train][kept])
+    for given in others:
+        mean = model.generate(to, dataset, observe=[given], rows=test, active=below).mean
+        coherence[f"{given}>{to}"] = probe_accuracy(reader, mean.cpu(), dataset.label[test])
+
+
+def _decoded(model: Model, key: str, beliefs: Result) -> torch.Tensor:
+    """Return the decoded mean of a view given beliefs that saw it."""
+    name = next(n.name for n in model.graph.nodes.values() if n.data == key)
+    inbox = {port: beliefs[variable] for port, variable in model.graph.nodes[name].bindings.items()}
+    distribution = cast(Generative, model.modules[name]).predict(inbox, generator=torch.Generator())
+    return distribution.mean.double().cpu()
+
+
+def _explained(truth: torch.Tensor, guess: torch.Tensor) -> float:
+    """Return 1 - sum of squared errors / sum of squares about the mean, over all dimensions together."""
+    total = (truth - truth.mean(0)).square().sum()
+    return float(1 - (truth - guess).square().sum() / total.clamp_min(torch.finfo(truth.dtype).tiny))
+
+

@@ -1,0 +1,324 @@
+"""A fitted graph: what users hold."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serket import store
+from serket.data import Dataset
+from serket.data import load as load_data
+from serket.engine import Result, run
+from serket.errors import DataError, GraphError, StateError, suggestion
+from serket.graph import Graph, load_graph, parse_graph
+from serket.graph.write import to_yaml
+from serket.protocol import Evidence, Generative, Module, Role, Trainable, traits
+from serket.rows import seeded
+from serket.training.compose import alone, compose
+from serket.training.pretrain import Fitted, Report, pretrain
+
+__all__ = ["Imagination", "Model", "fit", "load"]
+
+Array = Any
+CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imagination:
+    """What a module imagines: ``mean`` and ``std`` ``(rows, D)``, and ``samples`` ``(rows, S, D)`` if asked for.
+
+    ``decoded`` holds the means of up to 16 draws of the latent ``(rows, draws, D)``: samples without observation noise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    samples: Tensor | None = None
+    decoded: Tensor | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A graph with fitted modules.
+
+    Args:
+        graph: who is bound to what.
+        modules: by node name, fitted.
+        seed: of every random stream while inferring.
+        device: where inference runs.
+        seconds: what fitting took, by module, ``total`` included.
+        histories: curves of the fits, by module.
+        data: name and hash of the data it was fitted on.
+    """
+
+    graph: Graph
+    modules: Mapping[str, Module]
+    seed: int = 0
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+    histories: dict[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The data keys the graph reads, in file order."""
+        return tuple(dict.fromkeys(node.data for node in self.graph.nodes.values() if node.data is not None))
+
+    def infer(
+        self,
+        data: Mapping[str, Array] | Dataset,
+        *,
+        observe: Iterable[str] | None = None,
+        rows: Any = None,
+        active: frozenset[str] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Infer every variable from whatever senses are there.
+
+        Args:
+            data: an array ``(rows, D)`` per data key, with ``<key>_mask`` where something is missing; keys may be left out.
+            observe: use only these keys of the data.
+            rows: only these rows of a :class:`Dataset`.
+            active: use only these modules.
+            options: of :func:`serket.engine.run`, such as ``max_iterations``, ``improper``, ``on_no_convergence``.
+
+        Raises:
+            DataError: an unknown key, or arrays that do not fit.
+        """
+        dataset = self._dataset(data)
+        evidence = self._evidence(dataset, None if observe is None else self._known(observe), rows)
+        first = next(iter(evidence.values()))
+        options = {"seed": self.seed, "active": active, "dtype": _dtype(dataset), **options}
+        parts = [
+            run(self.graph, self.modules, {name: one[chunk] for name, one in evidence.items()}, **options)
+            for chunk in (slice(start, start + CHUNK) for start in range(0, max(len(first), 1), CHUNK))
+        ]
+        return parts[0] if len(parts) == 1 else Result.joined(parts)
+
+    def generate(
+        self,
+        to: str,
+        given: Mapping[str, Array] | Dataset,
+        *,
+        samples: int = 0,
+        observe: Iterable[str] | None = None,
+        rows: Any = None,
+        active: frozenset[str] | None = None,
+    ) -> Imagination:
+        """Imagine one sense from others.
+
+        Args:
+            to: the data key to imagine; what the data hold of it is not looked at.
+            given: as in :meth:`infer`.
+            samples: draws from p(data | what is given) per row, observation noise included.
+            observe, rows, active: as in :meth:`infer`.
+
+        Raises:
+            DataError: an unknown key, or no module can imagine it.
+        """
+        (to,) = self._known([to])
+        generators = {n.data: n.name for n in self.graph.nodes.values() if isinstance(self.modules[n.name], Generative)}
+        if to not in generators:
+            raise DataError(f"no module can imagine '{to}'", available=[key for key in generators if key],
+                            fix="only modules with a predict method imagine their data")
+        dataset = self._dataset(given)
+        keys = self._known(observe) if observe is not None else [key for key in dataset.arrays if key in self.keys]
+        evidence = self._evidence(dataset, [key for key in keys if key != to], rows)
+        name = generators[to]
+        module, bindings = cast(Generative, self.modules[name]), self.graph.nodes[name].bindings
+        options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": _dtype(dataset)}
+        parts: list[Imagination] = []
+        generator = seeded(self.seed, name, "imagine", device=self.device)
+        for start in range(0, len(next(iter(evidence.values()))), CHUNK // 4):
+            part = {other: one[start : start + CHUNK // 4] for other, one in evidence.items()}
+            beliefs = run(self.graph, self.modules, part, **options)
+            inbox = {port: beliefs[variable] for port, variable in bindings.items()}
+            parts.append(_imagined(module.predict(inbox, generator=generator), samples, self.seed + start))
+        joined = [_cat([getattr(part, name) for part in parts]) for name in ("mean", "std", "samples", "decoded")]
+        return Imagination(cast(Tensor, joined[0]), cast(Tensor, joined[1]), joined[2], joined[3])
+
+    def save(self, directory: str | Path, *, metrics: Mapping[str, Any] | None = None, **parts: Any) -> Path:
+        """Write a run directory: all of it, or nothing; ``parts`` as in :func:`serket.store.write_run`."""
+        states = {n: dict(m.state()) for n, m in self.modules.items() if isinstance(m, Trainable)}
+        manifest = {"seed": self.seed, "device": self.device, "data": self.data, "fit_seconds": self.seconds}
+        return store.write_run(directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {},
+                               manifest=manifest, **parts)
+
+    def _known(self, keys: Iterable[str]) -> list[str]:
+        for key in (known := list(keys)):
+            if key not in self.keys:
+                raise DataError(f"the graph reads no data called '{key}'", available=self.keys,
+                                fix=suggestion(key, self.keys))
+        return known
+
+    def _dataset(self, data: Mapping[str, Array] | Dataset) -> Dataset:
+        if isinstance(data, Dataset):
+            return data
+        senses = [key for key in data if not key.endswith(("_mask", "_sequence")) and key not in _RESERVED]
+        self._known(senses)
+        if not senses:
+            raise DataError("no data are given", available=self.keys, fix="give at least one, masked where missing")
+        return load_data(data, self.keys, missing_ok=True, test_fraction=0)
+
+    def _evidence(self, dataset: Dataset, observe: Sequence[str] | None, rows: Any) -> dict[str, Evidence]:
+        evidence = gather(self.graph, self.modules, dataset, rows, device=self.device)
+        if observe is None:
+            return evidence
+        return {n: one if self.graph.nodes[n].data in observe else one.nothing() for n, one in evidence.items()}
+
+
+_RESERVED = ("label", "row_id", "train", "test")
+
+
+def gather(
+    graph: Graph, modules: Mapping[str, Module], dataset: Dataset, rows: Any = None, *, device: str = "cpu"
+) -> dict[str, Evidence]:
+    """Return the evidence of every node that reads data."""
+    dtype = _dtype(dataset)
+    return {
+        node.name: dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(modules[node.name]).masks)
+        for node in graph.nodes.values()
+        if node.data is not None
+    }
+
+
+def fit(
+    graph: Graph | str | Path | Mapping[str, Any],
+    data: Dataset | Mapping[str, Array] | str | Path | None = None,
+    *,
+    seed: int | None = None,
+    device: str = "cpu",
+    strict: bool = False,
+    test_fraction: float = 0.2,
+    workers: int | None = None,
+    report: Report | None = None,
+    kept: store.Partial | None = None,
+) -> Model:
+    """Fit every module alone, in parallel, then the composers, then what stands on them (DESIGN, section 9).
+
+    Args:
+        graph: a graph, or what :func:`serket.load_graph` takes.
+        data: an embedded name, a path, arrays by key, or a :class:`Dataset`; the graph's own ``data:`` if None.
+        seed: of every random stream; the graph's own if None.
+        device: where the modules live.
+        strict: refuse NaN and Inf that no mask explains.
+        test_fraction: rows left out of every fit, if the data have no split.
+        workers: processes for independent modules; one per core if None.
+        report: called with (module, steps done, steps in all, text).
+        kept: states of an interrupted fit to go on from, and where to keep new ones.
+
+    Raises:
+        SerketError: the graph, the data or a module's options are at fault.
+    """
+    graph = graph if isinstance(graph, Graph) else load_graph(graph)
+    modules = graph.build()
+    seed = graph.seed if seed is None else seed
+    dataset = dataset_for(graph, data, strict=strict, test_fraction=test_fraction, seed=seed)
+    model = Model(graph, modules, seed, str(device), data={"name": dataset.name, "sha256": dataset.sha256})
+    start = time.perf_counter()
+    if not len(dataset.train):
+        raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")
+    evidence = gather(graph, modules, dataset, dataset.train, device=model.device)
+    dtype = _dtype(dataset)
+    tags = {name: _tag(model, name) for name in modules} if kept else {}
+
+    def done(fitted: Fitted, keep: bool = True) -> None:
+        model.seconds[fitted.name], model.histories[fitted.name] = fitted.seconds, fitted.report.history
+        if kept and keep:
+            kept.put(fitted.name, tags[fitted.name], cast(Trainable, modules[fitted.name]).state())
+
+    def recalled(name: str) -> bool:
+        state = kept.get(name, tags[name]) if kept else None
+        if state is None:
+            return False
+        cast(Trainable, modules[name]).load({key: value.to(model.device) for key, value in state.items()})
+        model.seconds[name] = 0.0
+        if report:
+            report(name, 1, 1, "kept from the interrupted run")
+        return True
+
+    tasks = [task for task in alone(graph, modules, evidence, seed=seed, dtype=dtype) if not recalled(task.name)]
+    for fitted in pretrain(tasks, workers=workers or os.cpu_count() or 1, report=report):
+        done(fitted)
+    # A composer depends on all that stands before it: only modules fitted alone are kept.
+    for task in compose(graph, modules, evidence, seed=seed, dtype=dtype):
+        done(task.run(report), keep=False)
+    model.seconds["total"] = time.perf_counter() - start
+    return model
+
+
+def load(directory: str | Path, *, device: str = "cpu") -> Model:
+    """Read a run directory; hashes are checked before anything is parsed.
+
+    Raises:
+        StateError: no run, a damaged one, or one of another graph.
+    """
+    stored = store.read_run(directory)
+    graph = parse_graph(stored.graph_yaml, str(Path(directory) / "graph.yaml"))
+    modules = graph.build()
+    for name, module in modules.items():
+        if isinstance(module, Trainable):
+            if name not in stored.states:
+                raise StateError(f"the run has no state of '{name}'", where=str(directory), available=stored.states,
+                                 fix="fit again: serket run")
+            try:
+                module.load({key: value.to(device) for key, value in stored.states[name].items()})
+            except KeyError as error:
+                raise StateError(f"the state of '{name}' lacks {error}", where=str(directory),
+                                 fix="it was written by another version; fit again") from None
+    manifest = stored.manifest
+    return Model(graph, modules, int(manifest.get("seed", 0)), device, dict(manifest.get("fit_seconds", {})),
+                 data=dict(manifest.get("data", {})))
+
+
+def dataset_for(
+    graph: Graph, data: Dataset | Mapping[str, Array] | str | Path | None, **options: Any
+) -> Dataset:
+    """Load the data a graph reads, from where it is told or from the graph's own ``data:``."""
+    if isinstance(data, Dataset):
+        return data
+    source = data if data is not None else graph.data
+    keys = list(dict.fromkeys(node.data for node in graph.nodes.values() if node.data is not None))
+    if not keys:
+        raise GraphError("no module of the graph reads data", where=graph.name, fix="give a module data: KEY")
+    if source is None:
+        raise DataError("the graph names no data", where=graph.name, expected=f"an .npz file with {', '.join(keys)}",
+                        fix="pass --data FILE, or write data: FILE in the graph")
+    return load_data(source, keys, near=graph.folder, **options)
+
+
+def _tag(model: Model, name: str) -> str:
+    node = model.graph.nodes[name]
+    ports = {port: (v, model.graph.variables[v].size) for port, v in node.bindings.items()}
+    return store.fingerprint(type=node.type, options=dict(node.options), fit=dict(node.fit), ports=ports, data=node.data,
+                             sha256=model.data["sha256"], seed=model.seed, torch=torch.__version__)
+
+
+def _dtype(dataset: Dataset) -> torch.dtype:
+    """Return the widest floating type of the arrays, float64 if all are whole numbers."""
+    kinds = {array.dtype for array in dataset.arrays.values() if array.dtype.kind == "f"}
+    return torch.float32 if kinds == {np.dtype("f4")} else torch.float64
+
+
+def _imagined(distribution: torch.distributions.Distribution, samples: int, seed: int) -> Imagination:
+    """Take mean, deviation and draws; torch draws from the global stream, which is put back as it was."""
+    drawn: Tensor | None = None
+    if samples:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            drawn = distribution.sample((samples,)).transpose(0, 1)
+    parts = getattr(distribution, "component_distribution", None)
+    return Imagination(distribution.mean, distribution.variance.clamp_min(0).sqrt(), drawn,
+                       parts.mean if parts is not None else None)
+
+
+def _cat(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None

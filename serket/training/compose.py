@@ -1,0 +1,88 @@
+"""What connects the modules: composers, then concepts, each on the messages of what stands already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from serket.engine.run import pass_messages
+from serket.graph.check import PriorOwner, prior_owners
+from serket.graph.graph import Graph, Node
+from serket.messages import Message
+from serket.protocol import Evidence, Module, Role, Trainable, uninformed
+from serket.training.pretrain import Task
+
+__all__ = ["alone", "compose", "listen"]
+
+
+def alone(
+    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+) -> list[Task]:
+    """Return the tasks of the trainable modules that read data: each under vacuous inboxes, owning what it can."""
+    tasks = []
+    for name, one in evidence.items():
+        module, node = modules[name], graph.nodes[name]
+        if isinstance(module, Trainable):
+            device = one.row_id.device
+            inbox = {p: uninformed(port, len(one), dtype=dtype, device=device) for p, port in node.ports.items()}
+            tasks.append(Task(name, module, one, inbox, _owned(graph, modules, name, frozenset({name})), node.fit, seed))
+    return tasks
+
+
+def compose(
+    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+) -> Iterator[Task]:
+    """Yield the tasks of the trainable modules without data, composers first, each as soon as its variables speak.
+
+    A task's inbox holds the messages of all modules that stand, so it must be run before the next one is asked for.
+    """
+    trainable = [name for name, module in modules.items() if isinstance(module, Trainable) and name not in evidence]
+    left = sorted(trainable, key=lambda name: graph.nodes[name].kind != "composer")
+    standing = frozenset(modules) - frozenset(left)
+    while left:
+        name = next((name for name in left if _is_reached(graph, graph.nodes[name], standing)), left[0])
+        yield listen(graph, modules, evidence, name, standing, seed=seed, dtype=dtype)
+        left.remove(name)
+        standing |= {name}
+
+
+def listen(
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    name: str,
+    standing: frozenset[str],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+) -> Task:
+    """Return the task of fitting one module under what the standing ones say, itself silent and its own prior away."""
+    active = standing | {name}
+    owners = dict(prior_owners(graph, modules, active))
+    owned = _owned(graph, modules, name, active)
+    for port in owned:
+        owners[graph.nodes[name].bindings[port]] = PriorOwner("child", name, port)
+    used = {other: modules[other] for other in graph.nodes if other in active}
+    exchange = pass_messages(graph, used, evidence, seed=seed, dtype=dtype, owners=owners, silent=name).exchange
+    rows = next(iter(evidence.values())).row_id
+    nothing = Evidence(rows, None, torch.zeros_like(rows, dtype=torch.bool))
+    inbox: dict[str, Message] = exchange.inbox(name)
+    return Task(name, _trainable(modules[name]), evidence.get(name, nothing), inbox, owned, graph.nodes[name].fit, seed)
+
+
+def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: frozenset[str]) -> frozenset[str]:
+    owners = prior_owners(graph, modules, active)
+    bindings = graph.nodes[name].bindings.items()
+    return frozenset(port for port, variable in bindings if owners[variable].kind == "own" and owners[variable].node == name)
+
+
+def _is_reached(graph: Graph, node: Node, standing: frozenset[str]) -> bool:
+    """Tell whether every variable under the node is bound to a standing module."""
+    below = [v for port, v in node.bindings.items() if node.ports[port].role == Role.CHILD]
+    return all(any(other in standing for other, _ in graph.bound(variable)) for variable in below)
+
+
+def _trainable(module: Module) -> Trainable:
+    assert isinstance(module, Trainable)
+    return module

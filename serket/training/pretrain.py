@@ -1,0 +1,144 @@
+"""Every module alone, on its own rows, side by side where there are cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+import torch
+
+from serket.errors import SerketError
+from serket.messages import Message
+from serket.protocol import Evidence, FitReport, Trainable
+from serket.rows import seeded
+
+__all__ = ["Fitted", "Report", "Task", "pretrain"]
+
+Report = Callable[[str, int, int, str], None]
+"""Called with (module, steps done, steps in all, a short text)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One module to fit: its evidence and inbox on the training rows, the ports it owns, the keys of its ``fit:``."""
+
+    name: str
+    module: Trainable
+    evidence: Evidence
+    inbox: Mapping[str, Message]
+    owned: frozenset[str]
+    options: Mapping[str, Any]
+    seed: int
+
+    def run(self, report: Report | None = None) -> Fitted:
+        """Fit the module, in place; errors name it."""
+        start = time.perf_counter()
+
+        def progress(done: int, steps: int, text: str) -> None:
+            if report:
+                report(self.name, done, steps, text)
+
+        try:
+            fitted = self.module.fit(
+                self.evidence,
+                self.inbox,
+                generator=seeded(self.seed, self.name, "fit", device=self.evidence.row_id.device),
+                owned=self.owned,
+                progress=progress,
+                **self.options,
+            )
+        except SerketError as error:
+            error.where = f"{self.name}: {error.where}" if error.where else self.name
+            raise
+        return Fitted(self.name, fitted, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What became of a task, and how many seconds it took."""
+
+    name: str
+    report: FitReport
+    seconds: float
+
+
+def pretrain(tasks: Sequence[Task], *, workers: int = 1, report: Report | None = None) -> Iterator[Fitted]:
+    """Fit independent modules, and yield each as it is done.
+
+    With more than one worker each fit runs in a forked process with its share of the threads, and its state is loaded
+    into the module here. Every task has its own random stream, so the order does not matter; on a machine without
+    fork, or on another device than the CPU, the tasks run one after another.
+
+    Raises:
+        SerketError: of the first task that fails; the others are stopped.
+    """
+    on_cpu = all(task.evidence.row_id.device.type == "cpu" for task in tasks)
+    if min(workers, len(tasks)) < 2 or not on_cpu or "fork" not in multiprocessing.get_all_start_methods():
+        for task in tasks:
+            yield task.run(report)
+        return
+    # The longest first, as far as the size of the data tells.
+    waiting = sorted(tasks, key=lambda task: task.evidence.values.numel() if task.evidence.values is not None else 0)
+    running: dict[Connection, tuple[Task, multiprocessing.process.BaseProcess]] = {}
+    threads = max(1, torch.get_num_threads() // min(workers, len(tasks)))
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                task = waiting.pop()
+                here, there = multiprocessing.Pipe(duplex=False)
+                process = multiprocessing.get_context("fork").Process(target=_child, args=(task, there, threads))
+                process.start()
+                there.close()
+                running[here] = (task, process)
+            for ready in cast(list[Connection], wait(list(running))):
+                task, process = running[ready]
+                if (fitted := _hear(ready, task, report)) is not None:
+                    del running[ready]
+                    process.join()
+                    yield fitted
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _child(task: Task, channel: Connection, threads: int) -> None:
+    """Fit in a forked process; arrays travel back as numpy, errors as themselves."""
+    torch.set_num_threads(threads)
+    try:
+        fitted = task.run(lambda *step: channel.send(("step", step)))
+        state = {name: value.cpu().numpy() for name, value in task.module.state().items()}
+        channel.send(("done", (fitted, state)))
+    except SerketError as error:
+        channel.send(("mistake", error))
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        channel.send(("crash", traceback.format_exc()))
+    channel.close()
+    os._exit(0)
+
+
+def _hear(channel: Connection, task: Task, report: Report | None) -> Fitted | None:
+    """Take one message from a child."""
+    try:
+        kind, content = channel.recv()
+    except EOFError:
+        raise RuntimeError(f"the process that fitted {task.name} died; is there memory enough?") from None
+    if kind == "mistake":
+        raise content
+    if kind == "crash":
+        raise RuntimeError(f"{task.name} could not be fitted\n{content}")
+    if kind == "done":
+        fitted, state = content
+        task.module.load({name: torch.from_numpy(value) for name, value in state.items()})
+        return cast(Fitted, fitted)
+    if report:
+        report(*content)
+    return None
