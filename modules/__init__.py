@@ -1,7 +1,8 @@
 """The module library: one class a file, registered by name."""
 
+from serket.modules.gmm import GaussianMixture
 from serket.modules.linear_gaussian import LinearGaussian
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
-__all__ = ["VAE", "LinearGaussian", "Table"]
+__all__ = ["VAE", "GaussianMixture", "LinearGaussian", "Table"]

@@ -105,8 +105,8 @@ class GaussianMixture:
 
         The first time, ``restarts`` chains start from k-means++ and run half the sweeps; the one with the highest mean
         log-likelihood over the second quarter (component and z summed out) runs the other half, whose draws are kept.
-        A refit continues from the last draw with one chain. Labels are those of the inbox on ``component`` in the rows
-        where that is informative, and the previous ones elsewhere.
+        A refit continues from the last draw with one chain. Labels keep their identity, unless the inbox on
+        ``component`` agrees with another naming better, by more than 0.1 of its probability a row.
 
         Args:
             evidence: rows of data, if ``observation`` is not bound; rows that are not observed are left out.
@@ -356,27 +356,26 @@ def _distances(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, generator: torch.Generator) -> Mixture:
-    """Move the means of empty components onto rows drawn at random, so that they come back in many dimensions, too.
+    """Split components: one with under a tenth of an equal share moves onto some row, with the shape of that row's own.
 
-    The prior alone rarely places an empty component near data; this does not leave the posterior invariant, and so
-    belongs to the first quarter of a fit only.
+    The prior rarely places an empty component near data in many dimensions. The move does not leave the posterior
+    invariant, and so belongs to the first quarter of a fit.
     """
-    components, size = mixture.means.shape[-2:]
-    empty = (one_hot(labels, components).sum(-2) == 0).unsqueeze(-1)
-    rows = present.nonzero().flatten()
-    pick = rows[torch.randint(len(rows), empty.shape, generator=generator, device=rows.device)]
-    return replace(mixture, means=torch.where(empty, points.gather(-2, pick.expand(-1, -1, size)), mixture.means))
+    components = mixture.means.shape[-2]
+    rows, chain = present.nonzero().flatten(), torch.arange(len(labels), device=labels.device).unsqueeze(-1)
+    pick = rows[torch.randint(len(rows), (len(labels), components), generator=generator, device=rows.device)]
+    empty = one_hot(labels, components).sum(-2) < len(rows) / (10 * components)
+    split = replace(mixture.relabel(labels[chain, pick]), means=points[chain, pick])
+    return Mixture(
+        torch.where(empty.unsqueeze(-1), split.means, mixture.means),
+        torch.where(empty[..., None, None], split.cholesky, mixture.cholesky),
+        torch.where(empty, split.log_weights, mixture.log_weights),
+    )
 
 
 def _reference(log_bias: Tensor, labels: Tensor) -> Tensor:
-    """What labels ought to mean, ``(C, N, K)``: the bias in rows where it is informative, else the present labels.
-
-    The share of the bias is 1 - H(bias) / log K.
-    """
-    probs = log_bias.exp()
-    entropy = -torch.where(probs > 0, probs * log_bias, 0.0).sum(-1, keepdim=True)
-    share = 1 - entropy / math.log(max(2, probs.shape[-1]))
-    return share * probs + (1 - share) * one_hot(labels, probs.shape[-1])
+    """What labels ought to mean, ``(C, N, K)``: what the bias says, if it gains 0.1 a row over the present labels."""
+    return log_bias.exp() + 0.1 * one_hot(labels, log_bias.shape[-1])
 
 
 def _matching(labels: Tensor, reference: Tensor) -> Tensor:

@@ -104,6 +104,15 @@ class LinearGaussian:
         log_evidence = _placed(factor, inboxes, spans).log_z() + constant
         return Reply(messages, log_evidence=log_evidence, bound="exact")
 
+    def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> torch.distributions.Distribution:
+        """Return p(y | beliefs) = N(W m + b, W V W' + R), the parents' beliefs taken as independent."""
+        beliefs = [cast(Gaussian, inbox[name]) for name in self.parents]
+        mean = torch.cat([belief.mean() for belief in beliefs], -1)
+        weight, noise, offset = (t.to(mean) for t in (self.weight, self.noise, self.offset))
+        spans = torch.split(weight, [belief.size for belief in beliefs], 1)
+        covariance = noise + sum(part @ b.covariance() @ part.T for part, b in zip(spans, beliefs, strict=True))
+        return torch.distributions.MultivariateNormal(mean @ weight.T + offset, covariance)
+
     def _factor(self, evidence: Evidence, like: Gaussian) -> tuple[Gaussian, Tensor, Tensor]:
         """Return the factor over (x, child), its constant in nats, and the rows in which y is observed at all."""
         weight, noise, offset = (t.to(like.device, like.dtype) for t in (self.weight, self.noise, self.offset))

@@ -29,10 +29,13 @@ __all__ = [
     "draw_gaussians",
     "draw_labels",
     "draw_latents",
+    "draw_mixture",
+    "in_units",
     "label_logits",
     "log_density",
     "log_integral",
     "posterior",
+    "shared",
     "sweep",
 ]
 
@@ -171,7 +174,6 @@ def sweep(
     seen: Seen,
     prior: Prior,
     generator: torch.Generator,
-    *,
     integrate: bool = True,
 ) -> tuple[Mixture, Tensor, Tensor, Tensor]:
     """Draw k | theta, pi, then z | k, theta, then theta, pi | k, z.
@@ -314,9 +316,9 @@ def log_integral(mixture: Mixture, info: Tensor, precision: Tensor) -> Tensor:
     whiten = mixture.whitening()
     inverse = (whiten.mT @ whiten).unsqueeze(-3)
     log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(-1)
-    size = info.shape[-1]
+    width = mixture.means.numel() * (1 if precision.shape[-3] == 1 else info.shape[-1])
     parts = []
-    for rows in blocks(info.shape[-2], whiten.shape[:2].numel() * size**2 if precision.shape[-3] > 1 else size):
+    for rows in blocks(info.shape[-2], width):
         eta, message = info[..., rows, :], _rows(precision, rows)
         centre = _centre(eta, message)
         constant = ((eta + centre) * centre).sum(-1).unsqueeze(-2) / 2
@@ -340,6 +342,12 @@ def shared(precision: Tensor) -> Tensor:
     return precision[:1] if len(precision) and bool((precision == precision[:1]).all()) else precision
 
 
+def blocks(rows: int, width: int) -> list[slice]:
+    """Cut rows into slices of at most 2**20 numbers, at ``width`` numbers a row."""
+    step = max(1, _BLOCK // max(1, width))
+    return [slice(start, start + step) for start in range(0, max(rows, 1), step)]
+
+
 def _centre(info: Tensor, precision: Tensor) -> Tensor:
     """Posterior means under N(0, I): (Lambda + I)^-1 eta."""
     factor = _factor(precision + torch.eye(info.shape[-1]).to(info))
@@ -348,7 +356,7 @@ def _centre(info: Tensor, precision: Tensor) -> Tensor:
 
 
 def _solve(factor: Tensor, vectors: Tensor, transpose: bool = False) -> Tensor:
-    """Solve L x = v, or L' x = v, for v ``(..., N, D)`` and L ``(..., N, D, D)`` or, one for all, ``(..., 1, D, D)``."""
+    """Solve L x = v, or L' x = v, for v ``(..., N, D)`` and L ``(..., N, D, D)``, or ``(..., 1, D, D)``: for all."""
     factor = factor.mT if transpose else factor
     if factor.shape[-3] == 1:
         return _triangular(factor.squeeze(-3), vectors.mT, transpose).mT
@@ -371,16 +379,10 @@ def _factor(matrices: Tensor) -> Tensor:
         raise MessageError(
             "a Gaussian message has negative precision: component times message cannot be integrated",
             expected="a positive semidefinite precision in every row",
-            fix="send Gaussian.semidefinite_part() of the message",
+            fix="send Gaussian.semidefinite_part() of the message; if precisions are huge, use float64",
         )
     return factor
 
 
 def _gamma(shape: Tensor, generator: torch.Generator) -> Tensor:
     return torch._standard_gamma(shape, generator=generator)
-
-
-def blocks(rows: int, width: int) -> list[slice]:
-    """Cut rows into slices of at most 2**20 numbers, at ``width`` numbers a row."""
-    step = max(1, _BLOCK // max(1, width))
-    return [slice(start, start + step) for start in range(0, max(rows, 1), step)]

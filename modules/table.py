@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +14,6 @@ from serket.protocol import Evidence, Port, Reply, Role
 from serket.registry import register
 
 __all__ = ["Table"]
-
-NestedFloats = list["float | NestedFloats"]
 
 
 @register("table")
@@ -40,7 +39,7 @@ class Table:
     }
     exact = True
 
-    def __init__(self, ports: Mapping[str, Port], values: NestedFloats) -> None:
+    def __init__(self, ports: Mapping[str, Port], values: list[Any]) -> None:
         self.ports = ports
         self.parents = tuple(name for name in ports if name != "child")
         self.table = _as_table(values)
@@ -92,6 +91,14 @@ class Table:
             log_evidence = log_evidence if "child" in self.ports else torch.where(told, log_evidence, free)
         return Reply(messages, log_evidence=log_evidence, bound="exact")
 
+    def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> torch.distributions.Distribution:
+        """Return p(y | beliefs) = sum_x values[x, y] prod_i b(x_i), the parents' beliefs taken as independent."""
+        beliefs = [cast(Categorical, inbox[name]).probs for name in self.parents]
+        probs = self.table.to(beliefs[0]).expand(len(beliefs[0]), *self.table.shape)
+        for belief in beliefs:
+            probs = (belief.reshape(*belief.shape, *(1,) * (probs.dim() - 2)) * probs).sum(1)
+        return torch.distributions.Categorical(probs=probs)
+
     def _below(self, inbox: Mapping[str, Message], evidence: Evidence, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is said of y as logits ``(rows, K)``, and the rows in which anything is said."""
         if "child" in self.ports:
@@ -114,7 +121,7 @@ class Table:
         return torch.where(told.unsqueeze(-1), Categorical.from_probs(one_hot).logits, 0.0), told
 
 
-def _as_table(values: NestedFloats) -> Tensor:
+def _as_table(values: list[Any]) -> Tensor:
     try:
         return torch.tensor(values, dtype=torch.float64)
     except (ValueError, TypeError) as error:

@@ -1,1 +1,50 @@
-"""Serket: modules trained apart, connected by messages into one probabilistic model."""
+"""Serket: models trained apart, connected by messages into one probabilistic model."""
+
+from __future__ import annotations
+
+from serket.engine import Result as Beliefs
+from serket.errors import ConvergenceWarning, SerketError
+from serket.graph import Graph, check, load_graph
+from serket.messages import Categorical, Family, Gaussian, Message
+from serket.model import Imagination, Model, fit, load
+from serket.protocol import (
+    Evidence,
+    FitReport,
+    Generative,
+    Module,
+    Port,
+    Reply,
+    Role,
+    Trainable,
+    extrinsic,
+)
+from serket.registry import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Beliefs",
+    "Categorical",
+    "ConvergenceWarning",
+    "Evidence",
+    "Family",
+    "FitReport",
+    "Gaussian",
+    "Generative",
+    "Graph",
+    "Imagination",
+    "Message",
+    "Model",
+    "Module",
+    "Port",
+    "Reply",
+    "Role",
+    "SerketError",
+    "Trainable",
+    "check",
+    "extrinsic",
+    "fit",
+    "load",
+    "load_graph",
+    "register",
+]

@@ -172,5 +172,3 @@ def _explained(truth: torch.Tensor, guess: torch.Tensor) -> float:
     """Return 1 - sum of squared errors / sum of squares about the mean, over all dimensions together."""
     total = (truth - truth.mean(0)).square().sum()
     return float(1 - (truth - guess).square().sum() / total.clamp_min(torch.finfo(truth.dtype).tiny))
-
-

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from serket import store
 from serket.data import Dataset
@@ -20,7 +21,7 @@ from serket.engine import Result, run
 from serket.errors import DataError, GraphError, StateError, suggestion
 from serket.graph import Graph, load_graph, parse_graph
 from serket.graph.write import to_yaml
-from serket.protocol import Evidence, Generative, Module, Role, Trainable, traits
+from serket.protocol import Evidence, Generative, Module, Trainable, traits
 from serket.rows import seeded
 from serket.training.compose import alone, compose
 from serket.training.pretrain import Fitted, Report, pretrain
@@ -35,13 +36,15 @@ CHUNK = 4096
 class Imagination:
     """What a module imagines: ``mean`` and ``std`` ``(rows, D)``, and ``samples`` ``(rows, S, D)`` if asked for.
 
-    ``decoded`` holds the means of up to 16 draws of the latent ``(rows, draws, D)``: samples without observation noise.
+    ``decoded`` holds the means of draws of the latent ``(rows, draws, D)``: samples without observation noise. Of
+    categories ``probs`` ``(rows, D, K)`` holds the probabilities, and ``mean`` the most probable one.
     """
 
     mean: Tensor
     std: Tensor
     samples: Tensor | None = None
     decoded: Tensor | None = None
+    probs: Tensor | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -126,8 +129,11 @@ class Model:
         (to,) = self._known([to])
         generators = {n.data: n.name for n in self.graph.nodes.values() if isinstance(self.modules[n.name], Generative)}
         if to not in generators:
-            raise DataError(f"no module can imagine '{to}'", available=[key for key in generators if key],
-                            fix="only modules with a predict method imagine their data")
+            raise DataError(
+                f"no module can imagine '{to}'",
+                available=[key for key in generators if key],
+                fix="only modules with a predict method imagine their data",
+            )
         dataset = self._dataset(given)
         keys = self._known(observe) if observe is not None else [key for key in dataset.arrays if key in self.keys]
         evidence = self._evidence(dataset, [key for key in keys if key != to], rows)
@@ -141,21 +147,24 @@ class Model:
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: beliefs[variable] for port, variable in bindings.items()}
             parts.append(_imagined(module.predict(inbox, generator=generator), samples, self.seed + start))
-        joined = [_cat([getattr(part, name) for part in parts]) for name in ("mean", "std", "samples", "decoded")]
-        return Imagination(cast(Tensor, joined[0]), cast(Tensor, joined[1]), joined[2], joined[3])
+        names = ("mean", "std", "samples", "decoded", "probs")
+        mean, std, *rest = (_cat([getattr(part, name) for part in parts]) for name in names)
+        return Imagination(cast(Tensor, mean), cast(Tensor, std), *rest)
 
     def save(self, directory: str | Path, *, metrics: Mapping[str, Any] | None = None, **parts: Any) -> Path:
         """Write a run directory: all of it, or nothing; ``parts`` as in :func:`serket.store.write_run`."""
         states = {n: dict(m.state()) for n, m in self.modules.items() if isinstance(m, Trainable)}
         manifest = {"seed": self.seed, "device": self.device, "data": self.data, "fit_seconds": self.seconds}
-        return store.write_run(directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {},
-                               manifest=manifest, **parts)
+        return store.write_run(
+            directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {}, manifest=manifest, **parts
+        )
 
     def _known(self, keys: Iterable[str]) -> list[str]:
         for key in (known := list(keys)):
             if key not in self.keys:
-                raise DataError(f"the graph reads no data called '{key}'", available=self.keys,
-                                fix=suggestion(key, self.keys))
+                raise DataError(
+                    f"the graph reads no data called '{key}'", available=self.keys, fix=suggestion(key, self.keys)
+                )
         return known
 
     def _dataset(self, data: Mapping[str, Array] | Dataset) -> Dataset:
@@ -218,6 +227,13 @@ def fit(
         SerketError: the graph, the data or a module's options are at fault.
     """
     graph = graph if isinstance(graph, Graph) else load_graph(graph)
+    if graph.rounds:
+        raise GraphError(
+            "rounds of mutual learning are not built yet",
+            where=graph.name,
+            found=f"rounds: {graph.rounds}",
+            fix="write rounds: 0",
+        )
     modules = graph.build()
     seed = graph.seed if seed is None else seed
     dataset = dataset_for(graph, data, strict=strict, test_fraction=test_fraction, seed=seed)
@@ -266,21 +282,32 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
     for name, module in modules.items():
         if isinstance(module, Trainable):
             if name not in stored.states:
-                raise StateError(f"the run has no state of '{name}'", where=str(directory), available=stored.states,
-                                 fix="fit again: serket run")
+                raise StateError(
+                    f"the run has no state of '{name}'",
+                    where=str(directory),
+                    available=stored.states,
+                    fix="fit again: serket run",
+                )
             try:
                 module.load({key: value.to(device) for key, value in stored.states[name].items()})
             except KeyError as error:
-                raise StateError(f"the state of '{name}' lacks {error}", where=str(directory),
-                                 fix="it was written by another version; fit again") from None
+                raise StateError(
+                    f"the state of '{name}' lacks {error}",
+                    where=str(directory),
+                    fix="it was written by another version; fit again",
+                ) from None
     manifest = stored.manifest
-    return Model(graph, modules, int(manifest.get("seed", 0)), device, dict(manifest.get("fit_seconds", {})),
-                 data=dict(manifest.get("data", {})))
+    return Model(
+        graph,
+        modules,
+        int(manifest.get("seed", 0)),
+        device,
+        dict(manifest.get("fit_seconds", {})),
+        data=dict(manifest.get("data", {})),
+    )
 
 
-def dataset_for(
-    graph: Graph, data: Dataset | Mapping[str, Array] | str | Path | None, **options: Any
-) -> Dataset:
+def dataset_for(graph: Graph, data: Dataset | Mapping[str, Array] | str | Path | None, **options: Any) -> Dataset:
     """Load the data a graph reads, from where it is told or from the graph's own ``data:``."""
     if isinstance(data, Dataset):
         return data
@@ -289,16 +316,28 @@ def dataset_for(
     if not keys:
         raise GraphError("no module of the graph reads data", where=graph.name, fix="give a module data: KEY")
     if source is None:
-        raise DataError("the graph names no data", where=graph.name, expected=f"an .npz file with {', '.join(keys)}",
-                        fix="pass --data FILE, or write data: FILE in the graph")
+        raise DataError(
+            "the graph names no data",
+            where=graph.name,
+            expected=f"an .npz file with {', '.join(keys)}",
+            fix="pass --data FILE, or write data: FILE in the graph",
+        )
     return load_data(source, keys, near=graph.folder, **options)
 
 
 def _tag(model: Model, name: str) -> str:
     node = model.graph.nodes[name]
     ports = {port: (v, model.graph.variables[v].size) for port, v in node.bindings.items()}
-    return store.fingerprint(type=node.type, options=dict(node.options), fit=dict(node.fit), ports=ports, data=node.data,
-                             sha256=model.data["sha256"], seed=model.seed, torch=torch.__version__)
+    return store.fingerprint(
+        type=node.type,
+        options=dict(node.options),
+        fit=dict(node.fit),
+        ports=ports,
+        data=node.data,
+        sha256=model.data["sha256"],
+        seed=model.seed,
+        torch=torch.__version__,
+    )
 
 
 def _dtype(dataset: Dataset) -> torch.dtype:
@@ -307,16 +346,33 @@ def _dtype(dataset: Dataset) -> torch.dtype:
     return torch.float32 if kinds == {np.dtype("f4")} else torch.float64
 
 
-def _imagined(distribution: torch.distributions.Distribution, samples: int, seed: int) -> Imagination:
+def _imagined(distribution: Distribution, samples: int, seed: int) -> Imagination:
     """Take mean, deviation and draws; torch draws from the global stream, which is put back as it was."""
     drawn: Tensor | None = None
     if samples:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = distribution.sample((samples,)).transpose(0, 1)
-    parts = getattr(distribution, "component_distribution", None)
-    return Imagination(distribution.mean, distribution.variance.clamp_min(0).sqrt(), drawn,
-                       parts.mean if parts is not None else None)
+    probs = _probabilities(distribution)
+    if probs is not None:
+        numbers = torch.arange(probs.shape[-1], device=probs.device, dtype=probs.dtype)
+        centre = (probs * numbers).sum(-1, keepdim=True)
+        std = (probs * (numbers - centre).square()).sum(-1).sqrt()
+        drawn = drawn.unsqueeze(-1) if drawn is not None and drawn.dim() == 2 else drawn
+        return Imagination(probs.argmax(-1).to(probs), std, drawn, None, probs)
+    decoded = distribution.component_distribution.mean if isinstance(distribution, MixtureSameFamily) else None
+    return Imagination(distribution.mean, distribution.variance.clamp_min(0).sqrt(), drawn, decoded)
+
+
+def _probabilities(distribution: Distribution) -> Tensor | None:
+    """Return ``(rows, D, K)`` if the data are categories, else None."""
+    if isinstance(distribution, Categorical):
+        return cast(Tensor, distribution.probs).unsqueeze(1)
+    if isinstance(distribution, MixtureSameFamily):
+        parts = getattr(distribution.component_distribution, "base_dist", None)
+        if isinstance(parts, Categorical):
+            return cast(Tensor, parts.probs).mean(1)
+    return None
 
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:

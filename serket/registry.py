@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from serket.errors import GraphError, suggestion
 from serket.protocol import Port
 
-__all__ = ["Kind", "class_ports", "lookup", "options_of", "register", "registered"]
+__all__ = ["Kind", "class_ports", "lookup", "options_of", "plug", "register", "registered"]
 
 Kind = Literal["module", "composer"]
 _CLASSES: dict[tuple[Kind, str], type] = {}
@@ -84,3 +88,30 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in parameters.items() if name not in _INJECTED and p.kind in kinds}
+
+
+def plug(plugin: str) -> None:
+    """Import a plugin so that its ``@register`` lines run: a Python file, or the name of an importable module.
+
+    Raises:
+        GraphError: there is no such file or module, or it fails.
+    """
+    path = Path(plugin)
+    try:
+        if path.suffix == ".py":
+            spec = spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None, "a .py file has a loader"
+            module = module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        else:
+            import_module(plugin)
+    except Exception as error:
+        if isinstance(error, GraphError):
+            raise
+        raise GraphError(
+            "the plugin cannot be imported",
+            where=plugin,
+            found=f"{type(error).__name__}: {error}",
+            fix="pass a file that ends in .py, or the name of an installed module",
+        ) from error

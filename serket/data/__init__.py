@@ -2,6 +2,6 @@
 
 from serket.data.dataset import Dataset, content_hash
 from serket.data.load import load
-from serket.data.source import EMBEDDED
+from serket.data.source import EMBEDDED, IMAGES
 
-__all__ = ["EMBEDDED", "Dataset", "content_hash", "load"]
+__all__ = ["EMBEDDED", "IMAGES", "Dataset", "content_hash", "load"]

@@ -17,12 +17,15 @@ from numpy.lib.npyio import NpzFile
 from serket.data.dataset import Array
 from serket.errors import DataError, suggestion
 
-__all__ = ["EMBEDDED", "Given", "Source", "opened"]
+__all__ = ["EMBEDDED", "IMAGES", "Given", "Source", "opened"]
 
 Given: TypeAlias = str | Path | Mapping[str, Any]
 
 EMBEDDED = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.npz"))}
 """Data sets that ship with the package, by name."""
+
+IMAGES = {"digits": {"pix": (15, 16)}}
+"""Width and height of the arrays that are pictures, row after row."""
 
 _FIX = 'np.savez_compressed("data.npz", pix=pix, fou=fou)'
 _DAMAGED = (OSError, EOFError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)

@@ -2,7 +2,10 @@
 
 from serket.graph.build import load_graph, parse_graph, shipped
 from serket.graph.check import PriorOwner, Report, check, prior_owners
+from serket.graph.draw import mermaid, picture
 from serket.graph.graph import Graph, Node, Variable
+from serket.graph.schema import json_schema
+from serket.graph.write import to_yaml
 
 __all__ = [
     "Graph",
@@ -11,8 +14,12 @@ __all__ = [
     "Report",
     "Variable",
     "check",
+    "json_schema",
     "load_graph",
+    "mermaid",
     "parse_graph",
+    "picture",
     "prior_owners",
     "shipped",
+    "to_yaml",
 ]

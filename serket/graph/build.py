@@ -91,8 +91,8 @@ def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], 
     path = f"{kind}s.{name}"
     label = tree.step("type")
     if label is None or not isinstance(label.value, str):
-        raise GraphError(f"{path} needs the key 'type'", where=tree.key, available=registered(kind),
-                         fix="add 'type: ...'")  # fmt: skip
+        raise GraphError(f"{path} needs the name of a type", where=tree.key, available=registered(kind),
+                         fix="add 'type: ' and one of these")  # fmt: skip
     cls = lookup(label.value, kind, label.where)
     entry: Any = validate(entry_model(cls, kind, label.value), tree, path)
     options = option_values(entry)

@@ -15,8 +15,8 @@ from serket.messages import Family
 from serket.protocol import Port
 from serket.registry import Kind, class_ports, options_of, registered
 
-__all__ = ["A_NAME", "Binding", "File", "GaussianPrior", "Run", "VariableEntry", "entry_model", "json_schema", "option_values",
-           "ports_model"]  # fmt: skip
+__all__ = ["A_NAME", "Binding", "File", "GaussianPrior", "Run", "VariableEntry", "entry_model", "json_schema",
+           "option_values", "ports_model"]  # fmt: skip
 
 A_NAME = "the name of one variable"  # tags a branch, and is what errors say was expected there
 Name = Annotated[str, Field(pattern=r"^[^\W\d][\w-]*$")]

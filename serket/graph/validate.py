@@ -78,6 +78,7 @@ def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str) -> G
     noun = "port" if inside.split(".")[2:] == ["ports"] else "key"
     if missing:
         fix = f"add '{name}:' and the name of a variable" if noun == "port" else f"add '{name}: ...'"
+        fix = "begin the file with 'serket: 1'" if name == "serket" else fix
         return GraphError(f"{inside or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
                           available=known, fix=fix)  # fmt: skip
     return GraphError(f"unknown {noun} '{name}'" + f" in {inside}" * bool(inside), where=spot.key, available=known,

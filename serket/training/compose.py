@@ -26,7 +26,9 @@ def alone(
         if isinstance(module, Trainable):
             device = one.row_id.device
             inbox = {p: uninformed(port, len(one), dtype=dtype, device=device) for p, port in node.ports.items()}
-            tasks.append(Task(name, module, one, inbox, _owned(graph, modules, name, frozenset({name})), node.fit, seed))
+            tasks.append(
+                Task(name, module, one, inbox, _owned(graph, modules, name, frozenset({name})), node.fit, seed)
+            )
     return tasks
 
 
@@ -74,7 +76,9 @@ def listen(
 def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: frozenset[str]) -> frozenset[str]:
     owners = prior_owners(graph, modules, active)
     bindings = graph.nodes[name].bindings.items()
-    return frozenset(port for port, variable in bindings if owners[variable].kind == "own" and owners[variable].node == name)
+    return frozenset(
+        port for port, variable in bindings if owners[variable].kind == "own" and owners[variable].node == name
+    )
 
 
 def _is_reached(graph: Graph, node: Node, standing: frozenset[str]) -> bool:

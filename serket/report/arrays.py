@@ -1,0 +1,59 @@
+"""Beliefs and imaginations as arrays for a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serket.engine import Result
+from serket.messages import Categorical, Gaussian
+from serket.model import Imagination
+
+__all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]
+
+
+def beliefs_as_arrays(result: Result) -> dict[str, Any]:
+    """Return ``<variable>.mean`` and ``.cov``, or ``.probs``, and what is said about them; rows first.
+
+    ``modules`` names the columns of ``present`` and ``contribution``; ``log_evidence`` is NaN where there is none.
+    """
+    arrays: dict[str, Any] = {}
+    for name, belief in result.items():
+        if isinstance(belief, Gaussian):
+            arrays[f"{name}.mean"], arrays[f"{name}.cov"] = belief.mean(), belief.covariance()
+        elif isinstance(belief, Categorical):
+            arrays[f"{name}.probs"] = belief.probs
+    rows = len(result.row_id)
+    evidence = np.full(rows, np.nan) if result.log_evidence is None else result.log_evidence
+    arrays |= {
+        "log_evidence": evidence,
+        "present": result.present,
+        "contribution": result.contribution,
+        "conflict": result.conflict,
+        "exact": result.exact,
+        "converged": result.converged,
+        "row_id": result.row_id,
+        "modules": np.array(result.modules),
+        "bound": np.array(result.bound),
+    }
+    return arrays
+
+
+def imagination_as_arrays(key: str, imagined: Imagination, row_id: Any) -> dict[str, Any]:
+    """Return ``<key>`` (mean), ``<key>.std``, ``<key>.samples`` ``(rows, S, D)`` and ``<key>.probs`` where there are."""
+    parts = {"": imagined.mean, ".std": imagined.std, ".samples": imagined.samples, ".probs": imagined.probs}
+    return {f"{key}{end}": part for end, part in parts.items() if part is not None} | {"row_id": row_id}
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write an .npz beside its place, then move it there whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        np.savez(
+            file,
+            **{name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in arrays.items()},
+        )
+    beside.replace(path)

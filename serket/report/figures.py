@@ -1,0 +1,61 @@
+"""The pictures of a run: the graph, what is imagined, what each subset of senses is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serket.data import IMAGES, Dataset
+from serket.evaluate import imaginable, integrated
+from serket.graph.draw import picture
+from serket.model import Model
+from serket.report.pictures import imagined_grid, subset_accuracy
+
+__all__ = ["draw_figures"]
+
+ROWS, SAMPLES = 10, 5
+
+
+def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], folder: Path) -> None:
+    """Write ``graph.png``, ``imagined.png`` and ``subsets.png``; what there is nothing to draw of is left out.
+
+    Imagined is the first picture-like sense, else the widest, from the next sense of the graph alone.
+    """
+    picture(model.graph, folder / "graph.png")
+    if not len(dataset.test):
+        return
+    subset_accuracy(folder / "subsets.png", metrics)
+    shapes = IMAGES.get(dataset.name, {})
+    able = [key for key in imaginable(model) if key in dataset.arrays]
+    if not able:
+        return
+    to = max(able, key=lambda key: (key in shapes, dataset.arrays[key][0].size))
+    given = next((key for key in model.keys if key != to and key in dataset.arrays), to)
+    rows = _examples(dataset, to)
+    evidence = dataset.evidence(to, rows)
+    imagined = model.generate(to, dataset, observe=[given], rows=rows, active=integrated(model))
+    if evidence.values is None or imagined.decoded is None or given == to:
+        return
+    imagined_grid(
+        folder / "imagined.png",
+        evidence.values,
+        imagined.mean.cpu(),
+        imagined.decoded[:, :SAMPLES].cpu(),
+        shapes.get(to),
+        given,
+        to,
+    )
+
+
+def _examples(dataset: Dataset, key: str) -> Any:
+    """Choose test rows: one of each label in turn, or the first ones."""
+    test = dataset.test[dataset.masks[key][dataset.test].reshape(len(dataset.test), -1).all(1)]
+    if dataset.label is None:
+        return test[:ROWS]
+    labels = dataset.label[test]
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    turns = [place[turn] for turn in range(max(map(len, places), default=0)) for place in places if len(place) > turn]
+    return test[np.asarray(turns[:ROWS], dtype=np.int64)]
