@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -121,6 +121,7 @@ class GaussianMixture:
         Raises:
             GraphError: an option is out of range, or there are both data and an ``observation`` port.
             DataError: fewer rows than components or than two, no variation at all, or values that are not finite.
+            ShapeError: another size than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
         if sweeps < 2 * self.draws:
@@ -135,7 +136,9 @@ class GaussianMixture:
             labels = _seeds(guess, seen.present, self.components, restarts, generator)
             mixture = draw_mixture(guess, labels, self.components, seen, prior, generator)
         else:
-            mixture = _moved(warm[-1:], self._units, (location, scale))
+            warm, *units = self._fitted(inbox["component"])
+            _fits(len(location), len(units[0]), "data")
+            mixture = _moved(warm[-1:], units, (location, scale))
             labels = label_logits(mixture, guess, seen, True).argmax(-1)
         order = _matching(labels, _reference(seen.bias, labels))
         mixture, labels = mixture.relabel(order), order.argsort(-1).gather(-1, labels)
@@ -326,7 +329,7 @@ def _projected(kept: Mixture, log_probs: Tensor, location: Tensor, scale: Tensor
     return Gaussian(info, precision)
 
 
-def _moved(mixture: Mixture, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Mixture:
+def _moved(mixture: Mixture, old: Sequence[Tensor], new: Sequence[Tensor]) -> Mixture:
     """Express a mixture in other units, given as (location, scale)."""
     means = (old[0] + old[1] * mixture.means - new[0]) / new[1]
     return Mixture(means, (old[1] / new[1]).unsqueeze(-1) * mixture.cholesky, mixture.log_weights)
@@ -356,7 +359,7 @@ def _distances(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, generator: torch.Generator) -> Mixture:
-    """Split components: one with under a tenth of an equal share moves onto some row, with the shape of that row's own.
+    """Split components: one with under three rows moves onto some row, with the shape and weight of that row's own.
 
     The prior rarely places an empty component near data in many dimensions. The move does not leave the posterior
     invariant, and so belongs to the first quarter of a fit.
@@ -364,7 +367,7 @@ def _revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, 
     components = mixture.means.shape[-2]
     rows, chain = present.nonzero().flatten(), torch.arange(len(labels), device=labels.device).unsqueeze(-1)
     pick = rows[torch.randint(len(rows), (len(labels), components), generator=generator, device=rows.device)]
-    empty = one_hot(labels, components).sum(-2) < len(rows) / (10 * components)
+    empty = one_hot(labels, components).sum(-2) < 3
     split = replace(mixture.relabel(labels[chain, pick]), means=points[chain, pick])
     return Mixture(
         torch.where(empty.unsqueeze(-1), split.means, mixture.means),

@@ -83,11 +83,12 @@ class VAE:
             with torch.no_grad():
                 potential = self._encode(weights, self.likelihood.inputs(values, weights)).mask(evidence.present)
                 # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
-                if bool(above.is_proper().all()):
+                proper = above.is_proper()
+                if bool(proper.any()):
                     shape = (self.evidence_draws, self.size)
                     draws = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
-                    bound = self._elbo(weights, values, potential, above, draws)
-                    log_evidence = log_evidence + torch.where(evidence.present, bound, 0.0)
+                    bound = self._elbo(weights, values, potential, above.where(proper, self._standard(above)), draws)
+                    log_evidence = log_evidence + torch.where(evidence.present & proper, bound, 0.0)
         asked = ports is None or "latent" in ports
         return Reply({"latent": potential} if asked else {}, log_evidence=log_evidence, bound="lower")
 
@@ -110,7 +111,7 @@ class VAE:
 
         Args:
             evidence: training rows; those not present are left out.
-            inbox: what the graph says of the latent; vacuous means N(0, I).
+            inbox: what the graph says of the latent; N(0, I) joins in the rows where that is not proper.
             generator: of weights, order and noise.
             owned: not used: a VAE has no prior of its own to learn.
             progress: called after every epoch.
@@ -130,9 +131,10 @@ class VAE:
         rows = evidence.present.nonzero().flatten()
         floating = evidence.values.is_floating_point()
         values = evidence.values[rows].to(evidence.values.dtype if floating else torch.get_default_dtype())
-        above = cast(Gaussian, inbox["latent"])[rows] if "latent" in inbox else None
-        if above is None or bool(above.is_vacuous().all()):
-            above = Gaussian.standard((), self.size, dtype=values.dtype, device=values.device).expand(len(rows))
+        above = cast(Gaussian, inbox["latent"])[rows]
+        above = Gaussian(above.info.to(values), above.precision.to(values))
+        standard = self._standard(above)
+        above = standard if bool(above.is_vacuous().all()) else above.where(above.is_proper(), above * standard)
         if not self.weights:
             self.weights = self._initial(values, generator)
         constants = {n: v for n, v in self.weights.items() if not self._learnt(n)}
@@ -230,6 +232,10 @@ class VAE:
 
     def _decode(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
         return _layers(weights, "decoder", latent, len(self.hidden) + 1)
+
+    def _standard(self, like: Gaussian) -> Gaussian:
+        rows = len(like.info)
+        return Gaussian.standard((), self.size, dtype=like.dtype, device=like.device).expand(rows)
 
     def _initial(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Fit the scaling; draw weights and biases uniformly within 1 / sqrt(inputs), as torch.nn.Linear does."""

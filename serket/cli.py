@@ -273,7 +273,9 @@ def main() -> None:
     except SerketError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         err.print("interrupted; the same command goes on with the modules that are fitted")
         sys.exit(130)
     except BrokenPipeError:

@@ -250,7 +250,7 @@ def _sandwich(left: Tensor, weight: Tensor, right: Tensor) -> Tensor:
     if weight.dim() == 3:
         return left.T @ weight @ right
     pairs = left.unsqueeze(2) * right.unsqueeze(1)
-    return (weight @ pairs.flatten(1)).view(-1, left.shape[1], right.shape[1])
+    return (weight @ pairs.flatten(1)).view(len(weight), left.shape[1], right.shape[1])
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -52,18 +52,23 @@ class LinearGaussianComposer:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Integrate the views' latents out towards s, and s and the other views out towards a view; exact evidence."""
+        """Integrate the views' latents out towards s, and s and the other views out towards a view; exact evidence.
+
+        Inside, all is float64: what one view leaves open another may close a million times tighter.
+        """
         asked = [name for name in self.ports if ports is None or name in ports]
-        above = cast(Gaussian, inbox["shared"]).full()
+        given = cast(Gaussian, inbox["shared"])
+        above = _as(given, torch.float64).full()
         views = {name: view.to(above.info) for name, view in zip(self.names, self._fitted(), strict=True)}
-        readings = {name: read(view, cast(Gaussian, inbox[name])) for name, view in views.items()}
+        readings = {name: read(view, _as(cast(Gaussian, inbox[name]), torch.float64)) for name, view in views.items()}
         messages: dict[str, Message] = {}
         for name in asked:
             start = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device).full()
             rest = _product(start if name == "shared" else above, readings, leave_out=name)
-            messages[name] = rest if name == "shared" else _downward(views[name], rest)
+            messages[name] = _as(rest if name == "shared" else _downward(views[name], rest), given.dtype)
         constants = sum((reading.constant for reading in readings.values()), torch.zeros_like(above.info[:, 0]))
-        return Reply(messages, log_evidence=_product(above, readings).log_z() + constants, bound="exact")
+        log_evidence = (_product(above, readings).log_z() + constants).to(given.dtype)
+        return Reply(messages, log_evidence=log_evidence, bound="exact")
 
     def fit(
         self,
@@ -91,7 +96,7 @@ class LinearGaussianComposer:
             DataError: fewer than two rows in which any view speaks.
         """
         # Sums over rows of quadratic terms: float64, whatever the messages have.
-        messages = [_double(cast(Gaussian, inbox[name])) for name in self.names]
+        messages = [_as(cast(Gaussian, inbox[name]), torch.float64) for name in self.names]
         speaks = torch.stack([~message.is_vacuous() for message in messages]).any(0)
         if int(speaks.sum()) < 2:
             raise DataError(
@@ -134,10 +139,12 @@ class LinearGaussianComposer:
 def _downward(view: View, rest: Gaussian) -> Gaussian:
     """Return p(z | rest) = integral of N(z; mu + A s, C) rest(s) over s, with C = B B' + diag Psi.
 
-    Where the rest is proper that is N(mu + A m, C + A V A'); elsewhere s leaves the joint potential over (z, s).
+    Where the rest is clearly proper that is N(mu + A m, C + A V A'); elsewhere s leaves the joint potential over (z, s).
     """
     noise = view.private @ view.private.T + view.noise.diag()
-    proper = rest.is_proper()
+    root, failed = torch.linalg.cholesky_ex(rest.precision)
+    pivots = root.diagonal(dim1=-2, dim2=-1).square()
+    proper = (failed == 0) & (pivots.amin(-1) > 1e-10 * pivots.amax(-1))
     standard = Gaussian(torch.zeros_like(rest.info), torch.eye(rest.size).to(rest.precision).expand_as(rest.precision))
     known = rest.where(proper, standard)
     mean = view.mean + known.mean() @ view.shared.T
@@ -161,5 +168,5 @@ def _product(start: Gaussian, readings: Mapping[str, Reading], leave_out: str | 
     return start
 
 
-def _double(message: Gaussian) -> Gaussian:
-    return Gaussian(message.info.double(), message.precision.double())
+def _as(message: Gaussian, dtype: torch.dtype) -> Gaussian:
+    return Gaussian(message.info.to(dtype), message.precision.to(dtype))

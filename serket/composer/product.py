@@ -98,14 +98,16 @@ class Product:
 
     def _infer_robust(self, above: Gaussian, said: Mapping[str, Gaussian], asked: Sequence[str]) -> Reply:
         # c needs a proper reference; where nothing above is, the composer's own N(0, I) stands in.
-        reference = above.where(above.is_proper(), above * Gaussian.standard((), above.size).expand(len(above.info)))
+        reference = above.where(above.is_proper(), above * _standard(above))
         messages: dict[str, Message] = {}
         eps = dict(zip(self.views, self.robust, strict=True))
         for name in asked:
             others = {view: message for view, message in said.items() if view != name}
             honest = _mixture(reference, others, eps)
             if name == "shared":
-                messages[name] = _project(*honest) / reference
+                # Where no view speaks the quotient is one, but for rounding.
+                told = torch.stack([~message.is_vacuous() for message in said.values()]).any(0)
+                messages[name] = (_project(*honest) / reference).mask(told)
                 continue
             # The view itself lies with probability eps: it is then drawn from the reference.
             weights, parts = honest
@@ -113,6 +115,10 @@ class Product:
             weights = torch.cat([weights.log_softmax(-1) + math.log1p(-eps[name]), lies], 1)
             messages[name] = _project(weights, [*parts, reference.full()])
         return Reply(messages, tilted=frozenset({"shared"}))
+
+
+def _standard(like: Gaussian) -> Gaussian:
+    return Gaussian.standard((), like.size, dtype=like.dtype, device=like.device).expand(len(like.info))
 
 
 def _mixture(

@@ -297,7 +297,7 @@ def bias_twice(patch):
 )
 def test_planted_mistakes_are_caught(monkeypatch, mutation, form):
     mutation(monkeypatch)
-    assert geweke(form, 0) > 4
+    assert geweke(form, 0, chains=3000) > 4
 
 
 # ---- Replies ---------------------------------------------------------------------------------------------------------
@@ -506,6 +506,10 @@ def test_a_warm_start_keeps_labels_and_a_restart_does_not_depend_on_it(form):
     module, before = fitted(points, 0, form)
     _, after = fitted(points + 0.3, 7, form, module=module)
     assert float((before == after).double().mean()) > 0.98
+    with pytest.raises(ShapeError):
+        fitted(torch.cat([points, points], 1), 0, module=fitted(points, 0)[0])
+    fitted(points.float(), 0, form, module=module)  # a refit may come in another precision
+    assert module.state()["means"].dtype == torch.float32
     _, again = fitted(points, 11, form, module=module, restart=True)
     _, first = fitted(points, 11, form)
     assert torch.equal(again, first)

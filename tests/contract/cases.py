@@ -1,0 +1,175 @@
+"""One case or more per registered type: how to build it, what it sees, and what it is fitted on."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+
+from serket.messages import Categorical, Family, Gaussian
+from serket.protocol import Evidence, Port, Role, Trainable
+from serket.registry import lookup
+
+ROWS = 6
+FIT_ROWS = 48
+ABSENT = (1, 4)  # rows without data, wherever a module reads data
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A type with options, and ``data(generator, rows) -> (rows, D)`` in float64 if it reads data."""
+
+    kind: str
+    type: str
+    name: str
+    ports: Mapping[str, Port]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: Callable | None = None
+    fit_options: Mapping[str, Any] = field(default_factory=dict)
+    full: bool = False
+
+    def __str__(self):
+        return f"{self.type}-{self.kind}-{self.name}"
+
+    @property
+    def categories(self):
+        return self.type == "table" or self.options.get("likelihood") == "categorical"
+
+    def fresh(self):
+        return lookup(self.type, self.kind)(ports=self.ports, **self.options)
+
+    def fitted(self):
+        """A module with a fitted state of its own, no tensor shared with another."""
+        module = self.fresh()
+        if isinstance(module, Trainable):
+            module.load({name: value.clone() for name, value in _state(self).items()})
+        return module
+
+    def fit(self, module, seed=0, rows=FIT_ROWS, **inputs):
+        """Fit on the training rows, as the owner of every parent port."""
+        evidence = inputs.get("evidence") or self.evidence(100, rows)
+        inbox = inputs.get("inbox") or self.training_inbox(rows)
+        owned = frozenset(name for name, port in self.ports.items() if port.role == Role.PARENT)
+        return module.fit(evidence, inbox, generator=generator(seed), owned=owned, **self.fit_options)
+
+    def training_inbox(self, rows):
+        """Two groups of correlated messages on child ports, nothing on parent ports."""
+        g = generator(101)
+        shared = torch.randn(rows, 2, generator=g, dtype=torch.float64) + 3 * (torch.arange(rows) % 2).unsqueeze(1)
+        inbox = {}
+        for name, port in self.ports.items():
+            inbox[name] = nothing(port, rows)
+            if port.role == Role.CHILD and port.family == Family.GAUSSIAN:
+                potential = message(g, port, rows, self.full)
+                z = shared @ torch.randn(2, port.size, generator=g, dtype=torch.float64)
+                pulled = potential.full().precision @ z.unsqueeze(-1)
+                inbox[name] = Gaussian(pulled.squeeze(-1) + 0.3 * potential.info, potential.precision)
+        return inbox
+
+    def values(self, seed, rows=ROWS):
+        return self.data(generator(seed), rows)
+
+    def evidence(self, seed, rows=ROWS, dtype=torch.float64, absent=ABSENT):
+        """Random data with some rows absent, NaN planted there; row ids that are not the row numbers."""
+        ids = 1000 + 7 * torch.arange(rows)
+        if self.data is None:
+            return Evidence(ids, None, torch.zeros(rows, dtype=torch.bool))
+        values = self.values(seed, rows).to(dtype)
+        values[list(absent)] = torch.nan
+        return Evidence.of(values, row_id=ids)
+
+    def inbox(self, seed, rows=ROWS, dtype=torch.float64):
+        """Random proper messages."""
+        g = generator(seed)
+        return {name: cast(message(g, port, rows, self.full), dtype) for name, port in self.ports.items()}
+
+    def infer(self, module, inbox, evidence, seed=0, ports=None):
+        return module.infer(inbox, evidence, generator=generator(seed), ports=ports)
+
+
+@cache
+def _state(case):
+    module = case.fresh()
+    case.fit(module)
+    return dict(module.state())
+
+
+def cast(one, dtype):
+    return type(one)(**{name: values.to(dtype) for name, values in one.tensors().items()})
+
+
+def message(g, port, rows, full=False):
+    """A random proper message in float64."""
+    if port.family == Family.CATEGORICAL:
+        return Categorical(2 * torch.randn(rows, port.size, generator=g, dtype=torch.float64))
+    info = 2 * torch.randn(rows, port.size, generator=g, dtype=torch.float64)
+    root = torch.randn(rows, port.size, port.size, generator=g, dtype=torch.float64)
+    if full:
+        return Gaussian(info, root @ root.mT + 0.5 * torch.eye(port.size))
+    return Gaussian(info, root[..., 0] ** 2 + 0.5)
+
+
+def nothing(port, rows, dtype=torch.float64):
+    family = Categorical if port.family == Family.CATEGORICAL else Gaussian
+    return family.vacuous((rows,), port.size, dtype=dtype)
+
+
+def parent(size, family=Family.GAUSSIAN):
+    return Port(Role.PARENT, family, size)
+
+
+def child(size, family=Family.GAUSSIAN):
+    return Port(Role.CHILD, family, size)
+
+
+def normal(size):
+    return lambda g, rows: 2 * torch.randn(rows, size, generator=g, dtype=torch.float64) + 1
+
+
+def whole(columns, size):
+    return lambda g, rows: torch.randint(size, (rows, columns), generator=g).double()
+
+
+def clumps(g, rows):
+    centres = torch.tensor([[0.0, 0.0], [4.0, 1.0], [-3.0, 5.0]], dtype=torch.float64)
+    return centres[torch.arange(rows) % 3] + torch.randn(rows, 2, generator=g, dtype=torch.float64)
+
+
+CATEGORY = Family.CATEGORICAL
+TABLE = [[[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]], [[0.25, 0.25, 0.5], [0.6, 0.4, 0.0]]]
+BODY = {"shared": parent(2), "views[0]": child(3), "views[1]": child(4)}
+EQUAL = {"shared": parent(2), "views[0]": child(2), "views[1]": child(2)}
+CAUSES = {"given[0]": parent(2), "given[1]": parent(1)}
+LINEAR = {"matrix": [[1.0, 0.5, -1.0], [0.3, -2.0, 0.7]], "noise": [[0.5, 0.2], [0.2, 0.4]], "offset": [1.0, -2.0]}
+MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}}
+NETWORK = {"hidden": [8]}
+BRIEF = {"epochs": 3, "batch": 16}
+
+CASES = [
+    Case("module", "table", "child", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY),
+         "child": child(3, CATEGORY)}, {"values": TABLE}),
+    Case("module", "table", "data", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY)},
+         {"values": TABLE}, whole(1, 3)),
+    Case("module", "linear_gaussian", "child", {**CAUSES, "child": child(2)}, LINEAR, full=True),
+    Case("module", "linear_gaussian", "data", CAUSES, LINEAR, normal(2)),
+    Case("module", "vae", "gaussian", {"latent": parent(3)}, NETWORK, normal(5), BRIEF),
+    Case("module", "vae", "full-inbox", {"latent": parent(3)}, NETWORK, normal(5), BRIEF, full=True),
+    Case("module", "vae", "bernoulli", {"latent": parent(2)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF),
+    Case("module", "vae", "categorical", {"latent": parent(2)}, {**NETWORK, "likelihood": "categorical"}, whole(2, 3),
+         BRIEF),
+    Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
+    Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
+         **MIXTURE),
+    Case("module", "gmm", "data", {"component": parent(3, CATEGORY)}, data=clumps, **MIXTURE),
+    Case("composer", "product", "plain", EQUAL),
+    Case("composer", "product", "trust", EQUAL, {"trust": [0.5, 1.0]}, full=True),
+    Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
+    Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
+    Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
+]  # fmt: skip
+TRAINABLE = [case for case in CASES if case.type in ("vae", "gmm") or (case.kind, case.type) == ("composer", "linear_gaussian")]

@@ -1,0 +1,200 @@
+"""What every module promises of ``infer`` (DESIGN, laws 1, 3, 8, 11, 12): one suite over all registered types."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from serket.engine.exchange import check_reply
+from serket.messages import Gaussian
+from serket.protocol import Evidence, Generative, Role, Trainable, extrinsic, traits
+from serket.registry import lookup
+from tests.contract.cases import ABSENT, CASES, ROWS, generator, nothing
+
+pytestmark = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def tensors(reply):
+    """Every number of a reply, by name; messages in full form so that forms compare."""
+    found = {} if reply.log_evidence is None else {"log_evidence": reply.log_evidence}
+    for port, one in reply.messages.items():
+        one = one.full() if isinstance(one, Gaussian) else one
+        found |= {f"{port}.{part}": values for part, values in one.tensors().items()}
+    return found
+
+
+def same_bits(a, b, rows=slice(None)):
+    left, right = tensors(a), tensors(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name][rows], right[name][rows]), name
+
+
+def spoken(case, module, inbox, evidence):
+    return extrinsic(case.infer(module, inbox, evidence), inbox, traits(module).own_prior)
+
+
+def differ(a, b):
+    a, b = (one.full() if isinstance(one, Gaussian) else one for one in (a, b))
+    pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
+    return max(float((left.nan_to_num(neginf=-1e3) - right.nan_to_num(neginf=-1e3)).abs().max()) for left, right in pairs)
+
+
+def test_echo(case):
+    module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
+    first = spoken(case, module, inbox, evidence)
+    tilted = case.infer(module, inbox, evidence).tilted
+    assert tilted <= set(case.ports)
+    for port in case.ports:
+        changes = []
+        for other in (case.inbox(2)[port], case.inbox(3)[port] ** 5.0):
+            changed = {**inbox, port: other}
+            assert case.infer(module, changed, evidence).tilted == tilted
+            changes.append(differ(first[port], spoken(case, module, changed, evidence)[port]))
+        # A port that is declared tilted has to be: the declaration costs sweeps and exactness.
+        assert min(changes) > 1e-6 if port in tilted else max(changes) < 1e-12, (port, changes)
+
+
+def test_a_row_without_data_is_the_same_as_no_data_at_all(case):
+    module, inbox = case.fitted(), case.inbox(1)
+    if case.data is None:
+        pytest.skip("reads no data")
+    planted = case.evidence(0)
+    bare = Evidence(planted.row_id, None, torch.zeros(ROWS, dtype=torch.bool))
+    some, none = case.infer(module, inbox, planted), case.infer(module, inbox, bare)
+    same_bits(some, none, rows=list(ABSENT))
+    everywhere = case.evidence(0, absent=range(ROWS))
+    same_bits(case.infer(module, inbox, everywhere), none)
+    # Another pattern of NaN, the observed values as before: the rows that both observe do not move.
+    more = case.evidence(0, absent=(*ABSENT, 0))
+    same_bits(case.infer(module, inbox, more), some, rows=[2, 3, 5])
+    # And data do something: or a module that is deaf would pass.
+    heard = spoken(case, module, inbox, planted)
+    assert not any(bool(heard[port].is_vacuous()[[0, 2, 3, 5]].any()) for port in case.ports)
+
+
+def test_nothing_in_nothing_out(case):
+    module, evidence = case.fitted(), case.evidence(0, absent=range(ROWS))
+    silence = {name: nothing(port, ROWS) for name, port in case.ports.items()}
+    informed = case.inbox(1)
+    above = {name: informed[name] if port.role == Role.PARENT else silence[name] for name, port in case.ports.items()}
+    for inbox in (silence, above):  # what parents say of each other does not come back, either
+        reply = case.infer(module, inbox, evidence)
+        check_reply(str(case), module, reply, frozenset(case.ports), ROWS)
+        for name, one in extrinsic(reply, inbox, traits(module).own_prior).items():
+            if case.ports[name].role == Role.PARENT:
+                assert bool(one.is_vacuous().all()), name
+            else:
+                assert bool(one.is_semidefinite().all()), name
+    # The prior on child ports: proper, and the same in every row that hears the same.
+    alike = {name: one[:1].expand(ROWS) for name, one in above.items()}
+    for name, one in case.infer(module, alike, evidence).messages.items():
+        if case.ports[name].role == Role.CHILD:
+            assert bool(one.is_proper().all()) and not bool(one.is_vacuous().any()), name
+            assert differ(one, one[:1].expand(ROWS)) < 1e-12, name
+
+
+def test_information_passes_through_without_evidence(case):
+    module, evidence, inbox = case.fitted(), case.evidence(0, absent=range(ROWS)), case.inbox(1)
+    children = [name for name, port in case.ports.items() if port.role == Role.CHILD]
+    if not children:
+        pytest.skip("no child port")
+    before = spoken(case, module, inbox, evidence)
+    for heard, told in itertools.permutations(case.ports, 2):
+        if heard in children or told in children:
+            after = spoken(case, module, {**inbox, heard: case.inbox(2)[heard]}, evidence)
+            assert differ(before[told], after[told]) > 1e-6, f"{heard} -> {told}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_a_batch_is_its_rows(case, dtype):
+    module, evidence, inbox = case.fitted(), case.evidence(0, dtype=dtype), case.inbox(1, dtype=dtype)
+    if case.type != "product" or not case.options:  # a product of liars needs a reference
+        silent = torch.arange(ROWS) != 3
+        inbox = {name: one.mask(silent) for name, one in inbox.items()}
+    together = case.infer(module, inbox, evidence)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for row in range(ROWS):
+        one = slice(row, row + 1)
+        alone = case.infer(module, {name: m[one] for name, m in inbox.items()}, evidence[one])
+        for name, values in tensors(alone).items():
+            whole = tensors(together)[name]
+            scale = float(whole[whole.isfinite()].abs().max().clamp_min(1))
+            torch.testing.assert_close(whole[one], values, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_same_seed_same_bytes(case):
+    replies = []
+    for unrelated in (0, 1):
+        torch.manual_seed(unrelated)
+        replies.append(case.infer(case.fitted(), case.inbox(1), case.evidence(0), seed=5))
+    same_bits(*replies)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_replies_fit_their_ports(case, dtype):
+    module, inbox = case.fitted(), case.inbox(1, dtype=dtype)
+    reply = case.infer(module, inbox, case.evidence(0, dtype=dtype))
+    check_reply(str(case), module, reply, frozenset(case.ports), ROWS)
+    for name, one in reply.messages.items():
+        assert one.dtype == dtype, name
+        # A tilted reply may be negative where the others conflict; with its inbox it is the projection, and proper.
+        whole = one * inbox[name] if name in reply.tilted else one
+        assert bool(whole.is_semidefinite().all()), name
+    assert (reply.log_evidence is None) == (reply.bound == "none")
+    if reply.log_evidence is not None:
+        assert reply.log_evidence.dtype == dtype and bool(reply.log_evidence.isfinite().all())
+    assert module.ports == case.ports
+    assert lookup(case.type, case.kind) is type(module)
+
+
+def test_only_what_is_asked_is_answered(case):
+    module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
+    everything = case.infer(module, inbox, evidence)
+    assert everything.messages.keys() == case.ports.keys()
+    for size in range(len(case.ports) + 1):
+        for asked in itertools.combinations(case.ports, size):
+            reply = case.infer(module, inbox, evidence, ports=frozenset(asked))
+            assert reply.messages.keys() == set(asked)
+            same_bits(reply, replace(everything, messages={port: everything.messages[port] for port in asked}))
+
+
+def test_infer_changes_nothing(case):
+    module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
+    held = {f"{name}.{part}": values for name, one in inbox.items() for part, values in one.tensors().items()}
+    held |= {"observed": evidence.observed, "row_id": evidence.row_id}
+    held |= {} if evidence.values is None else {"values": evidence.values}
+    held |= dict(module.state()) if isinstance(module, Trainable) else {}
+    copies, shared, own = {name: values.clone() for name, values in held.items()}, torch.get_rng_state(), generator(0)
+    module.infer(inbox, evidence, generator=own)
+    assert all(torch.equal(values, copies[name]) for name, values in held.items())
+    assert torch.equal(torch.get_rng_state(), shared)
+    # Rows draw from the generator's seed: the next sweep gets the same numbers.
+    assert torch.equal(own.get_state(), generator(0).get_state())
+    if isinstance(module, Trainable):
+        assert all(torch.equal(values, copies[name]) for name, values in module.state().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_predictions_have_moments(case, dtype):
+    module, inbox = case.fitted(), case.inbox(1, dtype=dtype)
+    if not isinstance(module, Generative) or case.data is None:
+        pytest.skip("imagines nothing")
+    shared = torch.get_rng_state()
+    imagined = module.predict(inbox, generator=generator(0))
+    values = case.values(3).to(dtype)
+    assert imagined.batch_shape == (ROWS,)
+    if not case.categories:  # categories have probabilities, no moments
+        assert imagined.event_shape == values.shape[1:]
+        for moment in (imagined.mean, imagined.variance):
+            assert moment.shape == values.shape and moment.dtype == dtype and bool(moment.isfinite().all())
+        assert bool((imagined.variance >= 0).all())
+    values = values if imagined.event_shape else values.squeeze(1)
+    density = imagined.log_prob(values)
+    assert density.dtype == dtype and bool(density.isfinite().all())
+    # Beliefs have a say, row by row.
+    turned = module.predict({name: one[torch.arange(ROWS).roll(1)] for name, one in inbox.items()}, generator=generator(0))
+    assert not torch.allclose(turned.log_prob(values), density)
+    again = module.predict(inbox, generator=generator(0))
+    assert torch.equal(again.log_prob(values), density) and torch.equal(torch.get_rng_state(), shared)
