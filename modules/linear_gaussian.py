@@ -55,7 +55,9 @@ class LinearGaussian:
         self.weight = _matrix("matrix", matrix)
         self.noise = _matrix("noise", noise)
         out, into = self.weight.shape
-        self.offset = torch.zeros(out, dtype=torch.float64) if offset is None else torch.tensor(offset, dtype=torch.float64)
+        self.offset = (
+            torch.zeros(out, dtype=torch.float64) if offset is None else torch.tensor(offset, dtype=torch.float64)
+        )
         wanted = (ports["child"].size if "child" in ports else out, sum(ports[name].size or 0 for name in self.parents))
         if wanted != (out, into):
             raise ShapeError(
@@ -132,7 +134,12 @@ class LinearGaussian:
             )
         values = evidence.values.to(like.dtype)
         if values.shape[1:] != (out,):
-            raise ShapeError("data do not fit the matrix", expected=f"(rows, {out})", found=str(tuple(values.shape)))
+            raise ShapeError(
+                "data do not fit the matrix",
+                expected=f"(rows, {out}), a column per row of matrix",
+                found=str(tuple(values.shape)),
+                fix="change matrix, or the array",
+            )
         seen = evidence.observed if evidence.observed.dim() == 2 else evidence.observed.unsqueeze(-1).expand(rows, out)
         both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
         block = torch.where(both, noise, torch.eye(out).to(noise))  # R of the observed, the identity elsewhere

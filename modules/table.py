@@ -114,6 +114,7 @@ class Table:
                 "a table's data are category numbers",
                 where=f"rows {listed(rows)}" if rows else None,
                 expected=f"one whole number from 0 to {size - 1} per row",
+                fix="number the categories from 0, or add a column to values",
                 found=f"{index.shape[1]} columns" if index.shape[1] != 1 else f"{index[wrong, 0][0].item():g}",
             )
         one_hot = torch.nn.functional.one_hot(index[:, 0].long(), size).to(table)

@@ -26,9 +26,9 @@ Positive = Annotated[float, Gt(0)]
 
 @register("vae")
 class VAE:
-    """p(x | z) = likelihood(x; decoder(z)), with an encoder that gives the potential exp(eta(x)' z - z' Lambda(x) z / 2).
+    """p(x | z) = likelihood(x; decoder(z)), with an encoder that sends the potential exp(eta' z - z' Lambda z / 2) of x.
 
-    Lambda(x) >= 0 is diagonal, and q(z | x) is the inbox times the potential (Johnson et al. 2016, structured VAE, eq. 7).
+    Lambda(x) >= 0 is diagonal, and q(z | x) is the inbox times the potential (Johnson et al. 2016, structured VAEs).
     So the reply is the potential itself, whatever the inbox, and nothing is to be divided out of it. Trained on
     ELBO = E_q log p(x | z) - KL(q || inbox normalised), the inbox being N(0, I) unless a module above sends another.
 
@@ -38,7 +38,7 @@ class VAE:
         likelihood: gaussian, bernoulli (data in [0, 1]) or categorical (columns of category numbers).
         variance: of the Gaussian likelihood, in units of the data's overall variance; learnt unless given.
         noise: standard deviation of the noise added to the encoder's scaled input while training (Im et al. 2017,
-            denoising criterion): latents of similar inputs come to lie together, which is what other senses can predict.
+            denoising criterion): latents of similar inputs come to lie together, and other senses can predict them.
     """
 
     ports: Mapping[str, Port] = {"latent": Port(Role.PARENT, Family.GAUSSIAN)}
@@ -107,7 +107,7 @@ class VAE:
         patience: Annotated[int, Ge(0)] = 0,
         held_out: Annotated[float, Gt(0), Lt(1)] = 0.1,
     ) -> FitReport:
-        """Maximise the ELBO over the rows present, by minibatches in a fresh order each epoch; continues where it stood.
+        """Maximise the ELBO over the rows present, by minibatches in a fresh order; continues from where it stood.
 
         Args:
             evidence: training rows; those not present are left out.

@@ -148,6 +148,7 @@ def infer(
     data: DataOpt = None,
     observe: Annotated[str | None, typer.Option("--observe", help="Data keys to use: a,b; else all there are.")] = None,
     out: OutOpt = None,
+    max_iterations: Annotated[int, typer.Option("--max-iterations", min=1, help="Sweeps at most, on loops.")] = 200,
     seed: SeedOpt = None,
     strict: StrictOpt = False,
     device: DeviceOpt = "cpu",
@@ -162,7 +163,7 @@ def infer(
 
     model = _model(run, device, seed)
     dataset = _rows(model, data, strict, quiet, _keys(observe))
-    result = model.infer(dataset, observe=_keys(observe))
+    result = model.infer(dataset, observe=_keys(observe), max_iterations=max_iterations)
     if out is not None:
         write_arrays(_npz(out), beliefs_as_arrays(result))
     if as_json:
@@ -303,7 +304,10 @@ def _device(device: str) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SerketError(f"no device '{device}'", found=str(error).splitlines()[0], fix="--device cpu") from None
+        found = str(error).splitlines()[0][:70]
+        raise SerketError(
+            f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="--device cpu"
+        ) from None
     return device
 
 

@@ -24,11 +24,11 @@ MOST_KEYS = 6
 def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str], None] | None = None) -> dict[str, Any]:
     """Measure a model on the test rows; labels, if there are any, score and never teach.
 
-    - ``probe_accuracy``: standardise + logistic regression (C = 1) on the posterior mean of the composer's shared latent,
-      before any message from concepts, fitted on all training rows with all senses, applied to each subset's means.
+    - ``probe_accuracy``: standardise + logistic regression (C = 1) on the posterior mean of the composer's shared
+      latent, before any message from concepts, fitted on all training rows with all senses, applied to each subset's.
     - ``concept_ari``: adjusted Rand index of the concept belief's argmax.
-    - ``coherence``: the same kind of classifier, fitted on real training rows of one view, on its decoded mean given one
-      other view.
+    - ``coherence``: the same kind of classifier, fitted on real training rows of one view, on its decoded mean given
+      one other view.
     - without labels: ``evidence`` (mean log evidence, nats), ``reconstruction`` (share of a view's variance that is
       explained from itself), ``prediction`` (from all the others), ``contribution`` (nats) and ``conflict``.
 

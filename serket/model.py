@@ -86,7 +86,7 @@ class Model:
         """Infer every variable from whatever senses are there.
 
         Args:
-            data: an array ``(rows, D)`` per data key, with ``<key>_mask`` where something is missing; keys may be left out.
+            data: an array ``(rows, D)`` per data key, with ``<key>_mask`` where something is missing; any may be absent.
             observe: use only these keys of the data.
             rows: only these rows of a :class:`Dataset`.
             active: use only these modules.
@@ -163,7 +163,9 @@ class Model:
         for key in (known := list(keys)):
             if key not in self.keys:
                 raise DataError(
-                    f"the graph reads no data called '{key}'", available=self.keys, fix=suggestion(key, self.keys)
+                    f"the graph reads no data called '{key}'",
+                    available=self.keys,
+                    fix=suggestion(key, self.keys) or "use one of these",
                 )
         return known
 

@@ -139,7 +139,8 @@ class LinearGaussianComposer:
 def _downward(view: View, rest: Gaussian) -> Gaussian:
     """Return p(z | rest) = integral of N(z; mu + A s, C) rest(s) over s, with C = B B' + diag Psi.
 
-    Where the rest is clearly proper that is N(mu + A m, C + A V A'); elsewhere s leaves the joint potential over (z, s).
+    Where the rest is clearly proper that is N(mu + A m, C + A V A'); elsewhere s is integrated out of the joint
+    potential over (z, s).
     """
     noise = view.private @ view.private.T + view.noise.diag()
     root, failed = torch.linalg.cholesky_ex(rest.precision)

@@ -16,7 +16,13 @@ def numbers(origin: Source, key: str) -> Array:
     array = origin.read(key)
     where = f"{origin.name}: {key}"
     if array.dtype.kind not in "fiub":
-        raise DataError("not numbers", where=where, expected="floating or whole numbers", found=f"dtype {array.dtype}")
+        raise DataError(
+            "not numbers",
+            where=where,
+            expected="floating or whole numbers",
+            found=f"dtype {array.dtype}",
+            fix="store numbers: array.astype(float)",
+        )
     if array.ndim == 0 or array.size == 0:
         raise ShapeError("no rows", where=where, expected="(rows, D)", found=str(array.shape))
     if array.dtype.kind == "b":
@@ -46,7 +52,13 @@ def mask(origin: Source, key: str, array: Array, strict: bool) -> tuple[Array, l
         raise DataError("not a mask", where=where, expected=expected, found=found, fix=f"{name}.astype(bool)")
     if given.shape not in ((rows,), array.shape):
         expected = f"({rows},) or {array.shape}, as {key} is"
-        raise ShapeError("the mask does not fit its array", where=where, expected=expected, found=str(given.shape))
+        raise ShapeError(
+            "the mask does not fit its array",
+            where=where,
+            expected=expected,
+            found=str(given.shape),
+            fix=f"one value per row of {key}, or per row and column",
+        )
     observed = given.reshape(rows, -1)
     bad = np.any(observed & ~np.isfinite(array.reshape(rows, -1)), axis=1)
     quarantined: list[int] = np.flatnonzero(bad).tolist()

@@ -112,7 +112,7 @@ def _find(source: str | Path, near: Path | None) -> Path:
     raise DataError(
         f"no data set '{source}'",
         expected="the name of an embedded data set, or the path of an .npz file",
-        found=f"nothing at {' or '.join(str(candidate) for candidate in tried)}",
+        found=f"nothing at {' or '.join(dict.fromkeys(str(candidate) for candidate in tried))}",
         available=EMBEDDED,
-        fix=suggestion(path.name, [*EMBEDDED, *files]),
+        fix=suggestion(path.name, [*EMBEDDED, *files]) or "check the path, or pass --data FILE",
     )

@@ -40,7 +40,7 @@ class Exchange:
         improper: Improper = "vacuous",
     ) -> None:
         self.graph, self.modules, self.owners, self.rows, self.policy = graph, modules, owners, rows, improper
-        self.improper: Counter[str] = Counter()
+        self.mended: dict[Edge, Tensor] = {}  # rows in which a message was replaced
         self.priors: dict[str, Message] = {}
         self.messages: dict[Edge, Message] = {}
         self.bent: dict[Edge, Tensor] = {}  # rows whose message has a negative direction
@@ -54,6 +54,11 @@ class Exchange:
                 for port, variable_name in node.bindings.items():
                     self.edges[variable_name].append((node.name, port))
                     self.messages[node.name, port] = uninformed(node.ports[port], rows, dtype=dtype, device=device)
+
+    @property
+    def improper(self) -> Counter[str]:
+        """Rows in which a message had to be replaced, however often, by edge ``module.port``."""
+        return Counter({".".join(edge): int(rows.sum()) for edge, rows in self.mended.items()})
 
     def inbox(self, node: str) -> dict[str, Message]:
         """Return per port the cavity: everything but the node's own message on that port."""
@@ -79,7 +84,7 @@ class Exchange:
             if self.policy == "keep":
                 self.messages[node, port] = message.where(~bent, old)
                 self.bent.pop((node, port))
-                self.improper[f"{node}.{port}"] += int(bent.sum())
+                self._mend((node, port), bent)
 
     def _product(self, variable: str, leave_out: Edge | None = None) -> Message:
         product, bent = self.priors[variable], []
@@ -105,10 +110,15 @@ class Exchange:
             if edge != leave_out:
                 message = self.messages[edge]
                 if edge in self.bent:
-                    self.improper[".".join(edge)] += int((broken & self.bent[edge]).sum())
+                    self._mend(edge, broken & self.bent[edge])
                     message = message.where(~self.bent[edge], message.semidefinite_part())
                 mended = mended * message
         return mended.where(broken, product)
+
+    def _mend(self, edge: Edge, rows: Tensor) -> None:
+        before = self.mended.get(edge)
+        if bool(rows.any()):
+            self.mended[edge] = rows if before is None else rows | before
 
 
 def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], rows: int) -> dict[str, Message]:

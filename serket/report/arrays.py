@@ -42,7 +42,7 @@ def beliefs_as_arrays(result: Result) -> dict[str, Any]:
 
 
 def imagination_as_arrays(key: str, imagined: Imagination, row_id: Any) -> dict[str, Any]:
-    """Return ``<key>`` (mean), ``<key>.std``, ``<key>.samples`` ``(rows, S, D)`` and ``<key>.probs`` where there are."""
+    """Return ``<key>`` (mean) and ``<key>.std``, and, where there are, ``<key>.samples`` and ``<key>.probs``."""
     parts = {"": imagined.mean, ".std": imagined.std, ".samples": imagined.samples, ".probs": imagined.probs}
     return {f"{key}{end}": part for end, part in parts.items() if part is not None} | {"row_id": row_id}
 

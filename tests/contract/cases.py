@@ -172,4 +172,6 @@ CASES = [
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
 ]  # fmt: skip
-TRAINABLE = [case for case in CASES if case.type in ("vae", "gmm") or (case.kind, case.type) == ("composer", "linear_gaussian")]
+TRAINABLE = [
+    case for case in CASES if case.type in ("vae", "gmm") or (case.kind, case.type) == ("composer", "linear_gaussian")
+]

@@ -31,9 +31,7 @@ def test_state_round_trip(case):
     stored = safetensors.torch.save({name: value.contiguous() for name, value in fitted.state().items()})
     fresh = case.fresh()
     fresh.load(safetensors.torch.load(stored))
-    same_bits(
-        case.infer(fitted, case.inbox(1), case.evidence(0)), case.infer(fresh, case.inbox(1), case.evidence(0))
-    )
+    same_bits(case.infer(fitted, case.inbox(1), case.evidence(0)), case.infer(fresh, case.inbox(1), case.evidence(0)))
     for port, prior in getattr(fitted, "own_prior", {}).items():
         for part, values in prior.tensors().items():
             assert torch.equal(values, fresh.own_prior[port].tensors()[part]), "own_prior belongs to the state"

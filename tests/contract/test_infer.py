@@ -38,7 +38,9 @@ def spoken(case, module, inbox, evidence):
 def differ(a, b):
     a, b = (one.full() if isinstance(one, Gaussian) else one for one in (a, b))
     pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
-    return max(float((left.nan_to_num(neginf=-1e3) - right.nan_to_num(neginf=-1e3)).abs().max()) for left, right in pairs)
+    return max(
+        float((left.nan_to_num(neginf=-1e3) - right.nan_to_num(neginf=-1e3)).abs().max()) for left, right in pairs
+    )
 
 
 def test_echo(case):
@@ -121,7 +123,9 @@ def test_a_batch_is_its_rows(case, dtype):
         for name, values in tensors(alone).items():
             whole = tensors(together)[name]
             scale = float(whole[whole.isfinite()].abs().max().clamp_min(1))
-            torch.testing.assert_close(whole[one], values, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                whole[one], values, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_same_seed_same_bytes(case):
@@ -194,7 +198,9 @@ def test_predictions_have_moments(case, dtype):
     density = imagined.log_prob(values)
     assert density.dtype == dtype and bool(density.isfinite().all())
     # Beliefs have a say, row by row.
-    turned = module.predict({name: one[torch.arange(ROWS).roll(1)] for name, one in inbox.items()}, generator=generator(0))
+    turned = module.predict(
+        {name: one[torch.arange(ROWS).roll(1)] for name, one in inbox.items()}, generator=generator(0)
+    )
     assert not torch.allclose(turned.log_prob(values), density)
     again = module.predict(inbox, generator=generator(0))
     assert torch.equal(again.log_prob(values), density) and torch.equal(torch.get_rng_state(), shared)

@@ -42,7 +42,11 @@ def problem(name, seed):
         ),
     }  # fmt: skip
     sizes, modules = shapes[name]
-    spec = {"serket": 1, "variables": {v: {"family": "categorical", "size": k} for v, k in sizes.items()}, "modules": {}}
+    spec = {
+        "serket": 1,
+        "variables": {v: {"family": "categorical", "size": k} for v, k in sizes.items()},
+        "modules": {},
+    }
     factors, readers = {}, {}
     for module, (given, target) in modules.items():
         data = target.partition(":")

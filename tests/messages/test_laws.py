@@ -137,7 +137,9 @@ def test_structural_zeros_have_their_own_laws():
     assert torch.equal((a**0).logits, torch.zeros(1, 3))
     assert float(b.kl(a)) == math.inf and bool(torch.isfinite(a.kl(b)))
     assert float((a * b).probs[0, 1]) == 0.0
-    torch.testing.assert_close(Categorical.from_probs(torch.tensor([[0.5, 0.0, 0.5]])).probs, torch.tensor([[0.5, 0, 0.5]]))
+    torch.testing.assert_close(
+        Categorical.from_probs(torch.tensor([[0.5, 0.0, 0.5]])).probs, torch.tensor([[0.5, 0, 0.5]])
+    )
 
 
 def test_impossible_rows_are_named():
