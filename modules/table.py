@@ -53,7 +53,8 @@ class Table:
                 expected=expected.removeprefix(" x "),
                 found=" x ".join(map(str, shape)),
             )
-        if bool((self.table < 0).any()) or bool((self.table.sum(-1) - 1).abs().max() > 1e-6):
+        # Written so that NaN fails.
+        if not bool((self.table >= 0).all() & ((self.table.sum(-1) - 1).abs() <= 1e-6).all()):
             raise GraphError(
                 "a row of the table is no distribution",
                 expected="values >= 0 that sum to 1 over the last level",

@@ -86,7 +86,7 @@ class Model:
         """Infer every variable from whatever senses are there.
 
         Args:
-            data: an array ``(rows, D)`` per data key, with ``<key>_mask`` where something is missing; any may be absent.
+            data: an array ``(rows, D)`` per data key, with ``<key>_mask`` where rows are missing; any may be absent.
             observe: use only these keys of the data.
             rows: only these rows of a :class:`Dataset`.
             active: use only these modules.
@@ -369,11 +369,11 @@ def _imagined(distribution: Distribution, samples: int, seed: int) -> Imaginatio
 def _probabilities(distribution: Distribution) -> Tensor | None:
     """Return ``(rows, D, K)`` if the data are categories, else None."""
     if isinstance(distribution, Categorical):
-        return cast(Tensor, distribution.probs).unsqueeze(1)
+        return distribution.probs.unsqueeze(1)
     if isinstance(distribution, MixtureSameFamily):
         parts = getattr(distribution.component_distribution, "base_dist", None)
         if isinstance(parts, Categorical):
-            return cast(Tensor, parts.probs).mean(1)
+            return parts.probs.mean(1)
     return None
 
 

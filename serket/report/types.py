@@ -24,7 +24,7 @@ def _about(cls: type) -> dict[str, Any]:
     fit = getattr(cls, "fit", None)
     return {
         "ports": ports,
-        "options": _options(cls.__init__),
+        "options": _options(cls),
         "fit": _options(fit) if fit else [],
         "summary": (inspect.getdoc(cls) or "").split("\n")[0],
     }

@@ -84,18 +84,18 @@ def pretrain(tasks: Sequence[Task], *, workers: int = 1, report: Report | None =
             yield task.run(report)
         return
     # The longest first, as far as the size of the data tells.
-    waiting = sorted(tasks, key=lambda task: task.evidence.values.numel() if task.evidence.values is not None else 0)
     running: dict[Connection, tuple[Task, multiprocessing.process.BaseProcess]] = {}
+    waiting = sorted(tasks, key=lambda task: task.evidence.values.numel() if task.evidence.values is not None else 0)
     threads = max(1, torch.get_num_threads() // min(workers, len(tasks)))
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop()
                 here, there = multiprocessing.Pipe(duplex=False)
-                process = multiprocessing.get_context("fork").Process(target=_child, args=(task, there, threads))
-                process.start()
+                child = multiprocessing.get_context("fork").Process(target=_child, args=(task, there, threads))
+                child.start()
                 there.close()
-                running[here] = (task, process)
+                running[here] = (task, child)
             for ready in cast(list[Connection], wait(list(running))):
                 task, process = running[ready]
                 if (fitted := _hear(ready, task, report)) is not None:

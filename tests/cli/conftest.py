@@ -16,6 +16,7 @@ def serket(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
+    registry.registered("module")
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))  # plugins stay in their test
 
     def call(*args):

@@ -120,7 +120,8 @@ def test_a_flat_parent_leaves_only_what_others_know():
     said = Gaussian.standard((1,), 2, dtype=torch.float64)
     reply = infer(module, {"given[0]": Gaussian.vacuous((1,), 1, dtype=torch.float64), "child": said})
     down = reply.messages["child"]
-    assert down.precision[0].tolist() == [[0.0, 0.0], [0.0, 4.0]] and down.info[0].tolist() == [0.0, 28.0]
+    torch.testing.assert_close(down.precision[0], torch.tensor([[0.0, 0.0], [0.0, 4.0]]).double(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(down.info[0], torch.tensor([0.0, 28.0]).double(), rtol=0, atol=1e-14)
     assert float(reply.log_evidence) < math.inf  # the child's message makes x proper
     # All directions of y free: vacuous, whatever the rounding of the factor is.
     g = torch.Generator().manual_seed(0)
