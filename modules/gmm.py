@@ -225,7 +225,7 @@ class GaussianMixture:
         )
         logits = component.log_probs().repeat(1, len(kept.means))
         mixing = torch.distributions.Categorical(logits=logits)
-        return torch.distributions.MixtureSameFamily(mixing, each.expand(logits.shape))  # type: ignore[no-untyped-call]
+        return torch.distributions.MixtureSameFamily(mixing, each.expand(logits.shape))
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws, in standardised units, and the units; nothing before the first fit."""

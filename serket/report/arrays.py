@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from serket.engine import Result
 from serket.messages import Categorical, Gaussian
@@ -51,9 +52,7 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write an .npz beside its place, then move it there whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
+    plain: dict[str, Any] = {n: np.asarray(v.cpu() if isinstance(v, Tensor) else v) for n, v in arrays.items()}
     with beside.open("wb") as file:
-        np.savez(
-            file,
-            **{name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in arrays.items()},
-        )
+        np.savez(file, allow_pickle=False, **plain)
     beside.replace(path)

@@ -13,7 +13,7 @@ from serket.protocol import Evidence, Port, Role
 
 ROWS, WIDTH = 3, 4
 STEP = 0.05
-DRAWS = 100_000
+DRAWS = 150_000
 
 
 def latent(size):

@@ -1,0 +1,202 @@
+"""How the VAE learns: every likelihood, stopping, warm starts, inboxes, and odd data. Claims over seeds."""
+
+import math
+
+import pytest
+import torch
+
+from serket.errors import DataError, MessageError, ShapeError
+from serket.messages import Family, Gaussian
+from serket.modules import VAE
+from serket.protocol import Evidence, Port, Role
+
+PORTS = {"latent": Port(Role.PARENT, Family.GAUSSIAN, 2)}
+SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.stat) for seed in range(3, 13))]
+FIT = {"epochs": 60, "batch": 32, "learning_rate": 5e-3}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def nothing(rows, dtype=torch.float64):
+    return {"latent": Gaussian.vacuous((rows,), 2, dtype=dtype)}
+
+
+def world(likelihood, seed, rows=300):
+    """Latents (rows, 2) and data (rows, 8) that they determine but for noise; nonlinear."""
+    g = generator(100 + seed)
+    z = torch.randn(rows, 2, generator=g, dtype=torch.float64)
+    weight = torch.randn(2, 8, generator=g, dtype=torch.float64)
+    if likelihood == "categorical":
+        scores = 4 * (z @ torch.randn(2, 24, generator=g, dtype=torch.float64)).unflatten(1, (8, 3))
+        race = torch.empty_like(scores).exponential_(generator=g).log()
+        return z, (scores - race).argmax(-1).double()
+    x = torch.tanh(z @ weight)
+    if likelihood == "bernoulli":
+        return z, (torch.sigmoid(5 * x) > torch.rand(x.shape, generator=g, dtype=torch.float64)).double()
+    return z, 20 * x + 2 * torch.randn(x.shape, generator=g, dtype=torch.float64) + 100
+
+
+def fitted(x, seed=0, inbox=None, options=None, module=None, **fit):
+    module = module or VAE(PORTS, hidden=[32], **{"noise": 0.2, **(options or {})})
+    report = module.fit(Evidence.of(x), inbox or nothing(len(x)), generator=generator(seed), **{**FIT, **fit})
+    return module, report
+
+
+def reconstruction(module, x, above=None):
+    """Mean log density of rows under what is imagined from the belief they give rise to."""
+    above = above or Gaussian.standard((len(x),), 2, dtype=torch.float64)
+    reply = module.infer({"latent": above}, Evidence.of(x), generator=generator())
+    return float(module.predict({"latent": above * reply.messages["latent"]}, generator=generator()).log_prob(x).mean())
+
+
+def guess(likelihood, train, test):
+    """The same of the training rows' frequencies or moments."""
+    if likelihood == "gaussian":
+        return float(torch.distributions.Normal(train.mean(0), train.std(0)).log_prob(test).sum(-1).mean())
+    rates = torch.stack([(train == k).double().mean(0).clamp_min(1e-3) for k in range(int(train.max()) + 1)])
+    return float(rates.log().gather(0, test.long()).sum(-1).mean())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options"),
+    [("gaussian", {}), ("gaussian", {"variance": 0.05}), ("bernoulli", {}), ("categorical", {})],
+    ids=["gaussian", "fixed-variance", "bernoulli", "categorical"],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_held_out_rows_are_reconstructed_better_than_guessed(likelihood, options, seed):
+    _, x = world(likelihood, seed)
+    train, test = x[:200], x[200:]
+    options = {"likelihood": likelihood, **options}
+    start, _ = fitted(train, seed, options=options, epochs=1, learning_rate=1e-9)
+    module, report = fitted(train, seed, options=options)
+    after = reconstruction(module, test)
+    assert after > guess(likelihood, train, test) + 0.5
+    assert after > reconstruction(start, test) + 0.5
+    assert report.history["elbo"][-1] > report.history["elbo"][0] and report.steps == len(report.history["elbo"])
+    if "variance" in options:
+        assert float(module.state()["log_variance"]) == pytest.approx(math.log(0.05))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_learnt_variance_is_that_of_the_noise(seed):
+    _, x = world("gaussian", seed)
+    module, _ = fitted(x, seed, epochs=150)
+    state = module.state()
+    deviation = float(state["scale"] * (state["log_variance"] / 2).exp())
+    assert 1.5 < deviation < 4.0  # the noise has 2, the data about 12
+
+
+def test_early_stopping_stops_and_keeps_the_best():
+    _, x = world("gaussian", 0, rows=40)
+    module, report = fitted(x, options={"noise": 0.0}, epochs=400, patience=10, held_out=0.4, learning_rate=2e-2)
+    curve = report.history["held_out"]
+    best = max(range(len(curve)), key=curve.__getitem__)
+    assert report.steps == len(curve) == best + 11 < 400
+    # The same run, cut where it was best, ends in the same state; cut at the end it does not.
+    assert same(module, fitted(x, options={"noise": 0.0}, epochs=best + 1, patience=400, held_out=0.4, learning_rate=2e-2)[0])
+    last, _ = fitted(x, options={"noise": 0.0}, epochs=best + 2, patience=0, learning_rate=2e-2)
+    assert not same(module, last)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state()[name]) for name, value in one.state().items())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_warm_start_goes_on_where_it_stood(seed):
+    _, x = world("gaussian", seed)
+    module, first = fitted(x, seed)
+    _, second = fitted(x, seed + 1, module=module, epochs=5)
+    climbed = first.history["elbo"][-1] - first.history["elbo"][0]
+    assert climbed > 1
+    assert min(second.history["elbo"]) > first.history["elbo"][-1] - 0.1 * climbed
+
+
+def test_divergence_is_an_error_that_names_the_cure():
+    _, x = world("gaussian", 0)
+    with pytest.raises(MessageError, match=r"(?s)diverged in epoch \d+.*learning_rate, now 1e\+30"):
+        fitted(x, learning_rate=1e30, optimiser="sgd")
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+def test_every_optimiser_climbs(optimiser):
+    _, x = world("gaussian", 0)
+    _, report = fitted(x, optimiser=optimiser, learning_rate=1e-3, epochs=20)
+    assert report.history["elbo"][-1] > report.history["elbo"][0] + 0.1
+
+
+def test_progress_is_told_every_epoch():
+    told = []
+    _, x = world("gaussian", 0)
+    fitted(x, epochs=3, progress=lambda *step: told.append(step))
+    assert [step[:2] for step in told] == [(1, 3), (2, 3), (3, 3)] and "ELBO" in told[-1][2]
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: x[:1], lambda x: torch.cat([x, torch.full_like(x, 7.0)], 1), lambda x: torch.full_like(x, 7.0),
+    lambda x: x[:2],
+], ids=["one-row", "constant-columns", "all-constant", "two-rows"])  # fmt: skip
+@pytest.mark.parametrize("patience", [0, 3])
+def test_odd_data_make_finite_weights(make, patience):
+    x = make(world("gaussian", 0, rows=20)[1])
+    module, report = fitted(x, epochs=10, patience=patience)
+    assert all(bool(value.isfinite().all()) for value in module.state().values())
+    assert math.isfinite(reconstruction(module, x)) and report.steps > 0
+
+
+def test_whole_number_arrays_are_data():
+    _, x = world("categorical", 0)
+    module, _ = fitted(x.to(torch.uint8), options={"likelihood": "categorical"}, epochs=2)
+    reply = module.infer(nothing(5), Evidence.of(x[:5].to(torch.uint8)), generator=generator())
+    assert reply.messages["latent"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_module_above_shapes_the_latent(seed):
+    """Fitted under N(z_n, 0.05), z is what the inbox says: data are imagined from the inbox alone, unlike without it."""
+    z, x = world("gaussian", seed)
+    train, test = slice(0, 200), slice(200, 300)
+    told = Gaussian.from_moments(z, torch.full_like(z, 0.05))
+    module, _ = fitted(x[train], seed, {"latent": told[train]})
+    alone, _ = fitted(x[train], seed)
+    errors = [m.predict({"latent": told[test]}, generator=generator()).mean - x[test] for m in (module, alone)]
+    left = [float(e.square().sum() / (x[test] - x[train].mean(0)).square().sum()) for e in errors]
+    assert left[0] < 0.3 < left[1]
+
+
+def test_full_and_diagonal_inboxes_teach_the_same():
+    z, x = world("gaussian", 0)
+    told = Gaussian.from_moments(z, torch.full_like(z, 0.2))
+    diagonal, first = fitted(x, inbox={"latent": told}, epochs=10)
+    full, second = fitted(x, inbox={"latent": told.full()}, epochs=10)
+    assert first.history["elbo"] == pytest.approx(second.history["elbo"], rel=1e-6)
+    for name, value in diagonal.state().items():
+        torch.testing.assert_close(full.state()[name], value, rtol=1e-4, atol=1e-5)
+    # A correlated inbox is another prior: the ELBO is KL against it, so it matters.
+    lam = torch.tensor([[5.0, 4.0], [4.0, 5.0]]).double().expand(len(z), 2, 2)
+    _, third = fitted(x, inbox={"latent": Gaussian((lam @ z.unsqueeze(-1)).squeeze(-1), lam)}, epochs=10)
+    assert abs(third.history["elbo"][-1] - second.history["elbo"][-1]) > 1e-3
+
+
+def test_rows_without_a_message_are_under_the_standard_normal():
+    z, x = world("gaussian", 0)
+    heard = torch.arange(len(z)) % 2 == 0
+    told = Gaussian.from_moments(z, torch.full_like(z, 0.2))
+    spelt = told.where(heard, Gaussian.standard((), 2, dtype=torch.float64).expand(len(z)))
+    assert same(fitted(x, inbox={"latent": told.mask(heard)}, epochs=3)[0], fitted(x, inbox={"latent": spelt}, epochs=3)[0])
+
+
+def test_data_of_another_width_or_none_are_refused():
+    _, x = world("gaussian", 0)
+    module, _ = fitted(x, epochs=1)
+    with pytest.raises(ShapeError, match=r"(?s)\(rows, 8\), as in training.*\(300, 5\)"):
+        fitted(x[:, :5], module=module)
+    for empty in (Evidence.none(3), Evidence.of(torch.full((3, 8), torch.nan))):
+        with pytest.raises(DataError, match="at least one row"):
+            VAE(PORTS).fit(empty, nothing(3), generator=generator())
+    with pytest.raises(DataError, match=r"(?s)outside \[0, 1\].*0 to 1"):
+        fitted(x, options={"likelihood": "bernoulli"})
+    with pytest.raises(DataError, match="whole numbers from 0"):
+        fitted(x, options={"likelihood": "categorical"})
