@@ -26,7 +26,7 @@ Positive = Annotated[float, Gt(0)]
 
 @register("vae")
 class VAE:
-    """p(x | z) = likelihood(x; decoder(z)), with an encoder that sends the potential exp(eta' z - z' Lambda z / 2) of x.
+    """p(x | z) = likelihood(x; decoder(z)), and an encoder that sends a potential exp(eta' z - z' Lambda z / 2).
 
     Lambda(x) >= 0 is diagonal, and q(z | x) is the inbox times the potential (Johnson et al. 2016, structured VAEs).
     So the reply is the potential itself, whatever the inbox, and nothing is to be divided out of it. Trained on

@@ -181,8 +181,10 @@ class _Collapsed:
         self.seen += (lam > 0).sum(0)
 
     def solve(self, shrinkage: float) -> View:
-        c = torch.linalg.solve(self.moments[0] + _penalty(self.moments[0, 0], shrinkage), self.cross[0].unsqueeze(-1))
-        c = c.squeeze(-1)
+        penalty = _penalty(self.moments[0, 0], shrinkage)
+        # A dimension that no row sees has c = 0, without shrinkage, too.
+        unseen = torch.where(self.seen > 0, 0.0, 1.0)[:, None, None] * torch.eye(len(penalty)).to(penalty)
+        c = torch.linalg.solve(self.moments[0] + penalty + unseen, self.cross[0].unsqueeze(-1)).squeeze(-1)
         error = self.squares - 2 * (c * self.cross[1]).sum(1) + torch.einsum("di,dij,dj->d", c, self.moments[1], c)
         noise = (self.view.noise.square() * error + self.left) / self.seen.clamp_min(1)
         return _view(c, torch.where(self.seen > 0, noise, self.view.noise), self.view)
@@ -214,7 +216,9 @@ class _Plain:
     def solve(self, shrinkage: float) -> View:
         if not self.seen:
             return self.view
-        c = torch.linalg.solve(self.moments + _penalty(self.moments, shrinkage), self.cross.T).T
+        # For each d: (sum_n R + Psi_d penalty) c_d = sum_n E[z_d x], at the old Psi: the prior of c knows no Psi.
+        penalty = self.view.noise[:, None, None] * _penalty(self.moments, shrinkage)
+        c = torch.linalg.solve(self.moments + penalty, self.cross.unsqueeze(-1)).squeeze(-1)
         error = self.squares - 2 * (c * self.cross).sum(1) + torch.einsum("di,ij,dj->d", c, self.moments, c)
         return _view(c, error / self.seen, self.view)
 
