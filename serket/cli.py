@@ -214,6 +214,7 @@ def evaluate(
     run: RunArg,
     data: DataOpt = None,
     test_fraction: FractionOpt = 0.2,
+    seed: SeedOpt = None,
     strict: StrictOpt = False,
     device: DeviceOpt = "cpu",
     plugin: PluginOpt = None,
@@ -225,7 +226,7 @@ def evaluate(
     from serket.evaluate import evaluate as measure
     from serket.model import dataset_for
 
-    model = _model(run, device, None)
+    model = _model(run, device, seed)
     options = {"strict": strict, "test_fraction": test_fraction, "seed": model.seed}
     dataset = dataset_for(model.graph, str(data) if data else model.data.get("source"), **options)
     if not len(dataset.test):

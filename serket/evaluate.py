@@ -11,6 +11,7 @@ import torch
 
 from serket.data import Dataset
 from serket.engine import Result
+from serket.graph import Node
 from serket.messages import Categorical, Family
 from serket.model import Model
 from serket.protocol import Generative
@@ -140,6 +141,8 @@ def _imagine(
     here = dataset.evidence(to, test)
     if here.values is None or not bool(here.present.any()):
         return
+    if model.graph.variables[next(iter(_node(model, to).bindings.values()))].family != Family.GAUSSIAN:
+        return  # categories have no variance to explain
     seen = here.present.cpu().numpy()
     truth = here.values.double().cpu()[here.present.cpu()]
     others = [key for key in keys if key != to]
@@ -162,10 +165,14 @@ def _imagine(
 
 def _decoded(model: Model, key: str, beliefs: Result) -> torch.Tensor:
     """Return the decoded mean of a view given beliefs that saw it."""
-    name = next(n.name for n in model.graph.nodes.values() if n.data == key)
-    inbox = {port: beliefs[variable] for port, variable in model.graph.nodes[name].bindings.items()}
-    distribution = cast(Generative, model.modules[name]).predict(inbox, generator=torch.Generator())
+    node = _node(model, key)
+    inbox = {port: beliefs[variable] for port, variable in node.bindings.items()}
+    distribution = cast(Generative, model.modules[node.name]).predict(inbox, generator=torch.Generator())
     return distribution.mean.double().cpu()
+
+
+def _node(model: Model, key: str) -> Node:
+    return next(node for node in model.graph.nodes.values() if node.data == key)
 
 
 def _explained(truth: torch.Tensor, guess: torch.Tensor) -> float:

@@ -151,6 +151,10 @@ class Model:
         mean, std, *rest = (_cat([getattr(part, name) for part in parts]) for name in names)
         return Imagination(cast(Tensor, mean), cast(Tensor, std), *rest)
 
+    def dataset(self, **options: Any) -> Dataset:
+        """Load the data the graph names, with their split; options as in :func:`serket.data.load`."""
+        return dataset_for(self.graph, None, **{"seed": self.seed, **options})
+
     def save(self, directory: str | Path, *, metrics: Mapping[str, Any] | None = None, **parts: Any) -> Path:
         """Write a run directory: all of it, or nothing; ``parts`` as in :func:`serket.store.write_run`."""
         states = {n: dict(m.state()) for n, m in self.modules.items() if isinstance(m, Trainable)}

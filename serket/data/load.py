@@ -11,7 +11,7 @@ import numpy as np
 
 from serket.data import checks
 from serket.data.dataset import Dataset
-from serket.data.source import EMBEDDED, Given, Source, opened
+from serket.data.source import Given, Source, opened
 from serket.errors import DataError, listed, suggestion
 
 __all__ = ["load"]
@@ -52,7 +52,7 @@ def load(
         sequences = {k: checks.whole(origin, f"{k}_sequence", rows) for k in arrays if f"{k}_sequence" in origin}
         groups = next(iter(sequences.values()), np.arange(rows))
         train, test = checks.split(origin, rows, groups, test_fraction, seed)
-        if isinstance(source, str) and source in EMBEDDED:
+        if source == "digits":
             # Kept as small whole numbers where they are whole; measurements all the same.
             arrays = {key: array.astype(np.float32, copy=False) for key, array in arrays.items()}
         data = Dataset(

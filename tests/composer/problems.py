@@ -81,7 +81,11 @@ def dense(views, messages, row, prior=None):
     for m, (view, message) in enumerate(zip(views, messages, strict=True)):
         p, z = at[1 + m], at[1 + len(views) + m]
         wide = torch.zeros(len(view.mean), starts[-1], dtype=torch.float64)  # z - A s - B p ~ N(mu, Psi)
-        wide[:, z], wide[:, at[0]], wide[:, p] = torch.eye(len(view.mean), dtype=torch.float64), -view.shared, -view.private
+        wide[:, z], wide[:, at[0]], wide[:, p] = (
+            torch.eye(len(view.mean), dtype=torch.float64),
+            -view.shared,
+            -view.private,
+        )
         info += wide.T @ (view.mean / view.noise)
         lam += wide.T @ (wide / view.noise.unsqueeze(1))
         constant -= float((view.mean**2 / view.noise + (2 * math.pi * view.noise).log()).sum()) / 2

@@ -146,7 +146,9 @@ def test_the_start_is_proper_for_few_rows_and_wide_private_parts(rows):
     views = initial(messages, 6, 5)  # more shared than rows can tell, more private than dimensions
     views, _ = improve(views, messages, 1.0)
     for view in views:
-        assert bool((view.noise > 0).all()) and all(bool(p.isfinite().all()) for p in (view.mean, view.shared, view.private))
+        assert bool((view.noise > 0).all()) and all(
+            bool(p.isfinite().all()) for p in (view.mean, view.shared, view.private)
+        )
 
 
 def test_the_start_reads_missing_views_as_missing_not_as_zero():

@@ -77,7 +77,10 @@ def test_every_reply_is_an_integral_of_the_dense_gaussian(full):
 def test_a_view_hears_a_flat_shared_latent_as_far_as_it_can():
     """With nothing above and no other view, z is known only where A s does not reach."""
     views = views_of(generator(1), (3, 4), 2, 1)
-    nothing = {name: Gaussian.vacuous((1,), size, dtype=torch.float64) for name, size in (("shared", 2), (NAMES[0], 3), (NAMES[1], 4))}
+    nothing = {
+        name: Gaussian.vacuous((1,), size, dtype=torch.float64)
+        for name, size in (("shared", 2), (NAMES[0], 3), (NAMES[1], 4))
+    }
     down = infer(told(build((3, 4), 2, 1), views), nothing).messages[NAMES[0]]
     pulled = down.precision[0] @ views[0].shared
     assert float(pulled.abs().max()) < 1e-9 and bool(down.is_semidefinite())
@@ -101,7 +104,9 @@ def test_in_a_graph_of_sensors_beliefs_equal_the_dense_gaussian(seed):
     sizes, readers = {"s": 2, "z0": 3, "z1": 2}, {"a": ("z0", 3), "b": ("z0", 1), "c": ("z1", 2)}
     views = views_of(g, (3, 2), 2, 1)
     spec = {"serket": 1, "variables": {v: {"family": "gaussian", "size": k} for v, k in sizes.items()}, "modules": {}}
-    spec["composers"] = {"body": {"type": "linear_gaussian", "ports": {"shared": "s", "views": ["z0", "z1"]}, "private": 1}}
+    spec["composers"] = {
+        "body": {"type": "linear_gaussian", "ports": {"shared": "s", "views": ["z0", "z1"]}, "private": 1}
+    }
     sensors, readings, evidence = {}, {}, {}
     patterns = list(itertools.product([True, False], repeat=3))
     for column, (name, (variable, width)) in enumerate(readers.items()):
@@ -119,7 +124,9 @@ def test_in_a_graph_of_sensors_beliefs_equal_the_dense_gaussian(seed):
     result = run(graph, modules, evidence)
     assert result.exact and result.bound == "exact" and result.converged
     for row in range(len(patterns)):
-        factors = [(["s"], torch.zeros(2).double(), torch.eye(2).double(), torch.eye(2).double(), torch.zeros(2).double())]
+        factors = [
+            (["s"], torch.zeros(2).double(), torch.eye(2).double(), torch.eye(2).double(), torch.zeros(2).double())
+        ]
         for name, view in zip(("z0", "z1"), views, strict=True):  # N(mu; z - A s, B B' + Psi)
             wide = torch.cat([-view.shared, torch.eye(len(view.mean)).double()], 1)
             spread = view.private @ view.private.T + view.noise.diag()
@@ -146,7 +153,7 @@ def test_a_planted_subspace_is_found_and_predicts(seed):
     found, planted = (torch.linalg.qr(torch.cat([v.shared for v in vs]))[0] for vs in (composer.views, views))
     assert float(torch.linalg.svdvals(found.T @ planted).min()) > 0.97
     clear = messages_about(g, [one[test] for one in z])
-    for source, target in ((0, 1), (1, 0)):
+    for target in (1, 0):
         errors = []
         for one in (composer, told(build((6, 5), 2, 1), views)):
             inbox = inbox_of(clear, 2) | {"shared": Gaussian.standard((200,), 2, dtype=torch.float64)}
@@ -166,7 +173,10 @@ def test_unpaired_rows_are_used():
         views = views_of(g, (6, 5), 2, 2)
         messages = messages_about(g, draw(g, views, 530)[1])
         rows = torch.arange(530)
-        train = [messages[0].mask((rows < 30) | (rows % 2 == 0))[:330], messages[1].mask((rows < 30) | (rows % 2 == 1))[:330]]
+        train = [
+            messages[0].mask((rows < 30) | (rows % 2 == 0))[:330],
+            messages[1].mask((rows < 30) | (rows % 2 == 1))[:330],
+        ]
         both, _ = fitted(build((6, 5), 2, 2), train, iterations=30)
         pairs, _ = fitted(build((6, 5), 2, 2), [m[:30] for m in messages], iterations=30)
         held = [m[330:] for m in messages]

@@ -95,7 +95,10 @@ def test_robust_beliefs_have_the_moments_of_the_mixture(views, eps, seed):
     belief = inbox["shared"] * outgoing["shared"]
     for row in range(4):
         prior = (float(inbox["shared"].mean()[row, 0]), float(inbox["shared"].variance()[row, 0]))
-        said = [(float(inbox[f"views[{m}]"].info[row, 0]), float(inbox[f"views[{m}]"].precision[row, 0])) for m in range(views)]
+        said = [
+            (float(inbox[f"views[{m}]"].info[row, 0]), float(inbox[f"views[{m}]"].precision[row, 0]))
+            for m in range(views)
+        ]
         mean, variance = quadrature(prior, said, eps, None)
         assert float(belief.mean()[row, 0]) == pytest.approx(mean, abs=1e-6)
         assert float(belief.variance()[row, 0]) == pytest.approx(variance, abs=1e-6)
@@ -168,7 +171,9 @@ def test_one_liar_of_three_is_outvoted():
 
 def test_cost_is_declared_where_it_is_not_linear():
     assert Product(ports(3)).cost == "linear" and "2^" in Product(ports(3), robust=0.1).cost
-    assert Product(ports(3)).exact and not Product(ports(3), robust=0.1).exact and not Product(ports(3), trust=0.5).exact
+    assert (
+        Product(ports(3)).exact and not Product(ports(3), robust=0.1).exact and not Product(ports(3), trust=0.5).exact
+    )
 
 
 @pytest.mark.parametrize(

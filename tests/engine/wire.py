@@ -1,7 +1,6 @@
 """A Reply as bytes and back: all that a socket between two modules could carry."""
 
 import json
-from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
@@ -34,14 +33,3 @@ def unpack(packet):
     info = {name.removeprefix("info/"): value for name, value in tensors.items() if name.startswith("info/")}
     evidence = tensors.get("log_evidence")
     return Reply(messages, includes, frozenset(described["tilted"]), evidence, described["bound"], info)
-
-
-@dataclass
-class Wire:
-    """A relay that counts what it carried."""
-
-    packets: list[bytes] = field(default_factory=list)
-
-    def __call__(self, reply):
-        self.packets.append(pack(reply))
-        return unpack(self.packets[-1])

@@ -125,7 +125,9 @@ def test_a_flat_parent_leaves_only_what_others_know():
     assert float(reply.log_evidence) < math.inf  # the child's message makes x proper
     # All directions of y free: vacuous, whatever the rounding of the factor is.
     g = torch.Generator().manual_seed(0)
-    free = LinearGaussian({"given[0]": parent(3), "child": child(2)}, random(g, 2, 3).tolist(), covariance(g, 2).tolist())
+    free = LinearGaussian(
+        {"given[0]": parent(3), "child": child(2)}, random(g, 2, 3).tolist(), covariance(g, 2).tolist()
+    )
     inbox = {"given[0]": Gaussian.vacuous((1,), 3, dtype=torch.float64), "child": said}
     assert bool(infer(free, inbox).messages["child"].is_vacuous())
 
@@ -143,7 +145,9 @@ def test_wide_parents_approach_the_flat_limit():
 def test_predictions_are_the_marginal_of_the_data():
     g = torch.Generator().manual_seed(5)
     weight, noise, offset = random(g, 3, 2), covariance(g, 3), random(g, 3)
-    module = LinearGaussian({"given[0]": parent(1), "given[1]": parent(1)}, weight.tolist(), noise.tolist(), offset.tolist())
+    module = LinearGaussian(
+        {"given[0]": parent(1), "given[1]": parent(1)}, weight.tolist(), noise.tolist(), offset.tolist()
+    )
     a, b = (Gaussian.from_moments(random(g, 2, 1), covariance(g, 1).expand(2, 1, 1)) for _ in range(2))
     imagined = module.predict({"given[0]": a, "given[1]": b}, generator=torch.Generator())
     spread = torch.stack([torch.block_diag(a.covariance()[n], b.covariance()[n]) for n in range(2)])

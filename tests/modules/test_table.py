@@ -68,7 +68,10 @@ def test_readings_of_two_columns_are_refused():
 
 def test_whole_numbers_of_any_type_are_readings():
     module, inbox = Table({"given[0]": X}, ZEROS), {"given[0]": logits([0.3, -0.2])}
-    replies = [infer(module, inbox, Evidence.of(torch.tensor([[2]], dtype=d))) for d in (torch.uint8, torch.int64, torch.float32)]
+    replies = [
+        infer(module, inbox, Evidence.of(torch.tensor([[2]], dtype=d)))
+        for d in (torch.uint8, torch.int64, torch.float32)
+    ]
     for reply in replies:
         assert reply.messages["given[0]"].logits.tolist() == [[-math.inf, math.log(0.75)]]
         assert float(reply.log_evidence) == pytest.approx(math.log(0.75) - 0.2)
@@ -76,7 +79,10 @@ def test_whole_numbers_of_any_type_are_readings():
 
 def test_zeros_stay_zeros_and_make_no_nan():
     module = Table({"given[0]": X, "child": Y}, ZEROS)
-    inbox = {"given[0]": logits([0.0, -math.inf], [0.2, 0.1]), "child": logits([0.0, 1.0, -math.inf], [-math.inf, -math.inf, 0.5])}
+    inbox = {
+        "given[0]": logits([0.0, -math.inf], [0.2, 0.1]),
+        "child": logits([0.0, 1.0, -math.inf], [-math.inf, -math.inf, 0.5]),
+    }
     reply = infer(module, inbox)
     up, down = reply.messages["given[0]"].logits, reply.messages["child"].logits
     assert not bool(up.isnan().any()) and not bool(down.isnan().any()) and not bool(reply.log_evidence.isnan().any())
@@ -98,7 +104,10 @@ def test_a_contradiction_is_minus_infinity_not_nan():
 
 def test_predictions_average_the_table_over_beliefs():
     module = Table({"given[0]": X, "given[1]": X}, [ZEROS, [[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]]])
-    beliefs = {"given[0]": Categorical.from_probs(torch.tensor([[0.3, 0.7]])), "given[1]": Categorical.from_probs(torch.tensor([[0.6, 0.4]]))}
+    beliefs = {
+        "given[0]": Categorical.from_probs(torch.tensor([[0.3, 0.7]])),
+        "given[1]": Categorical.from_probs(torch.tensor([[0.6, 0.4]])),
+    }
     imagined = module.predict(beliefs, generator=torch.Generator())
     weights = [0.3 * 0.6, 0.3 * 0.4, 0.7 * 0.6, 0.7 * 0.4]
     rows = [*ZEROS, [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]]

@@ -171,7 +171,9 @@ def test_imagined_data_follow_the_belief(likelihood):
     truth = decoded_log_density(module, likelihood, x, sharp.mean()).diagonal()
     torch.testing.assert_close(narrow.log_prob(x), truth, rtol=1e-3, atol=1e-3)
     if likelihood == "gaussian":
-        assert torch.equal(narrow.mean, module.predict({"latent": sharp}, generator=torch.Generator().manual_seed(5)).mean)
+        assert torch.equal(
+            narrow.mean, module.predict({"latent": sharp}, generator=torch.Generator().manual_seed(5)).mean
+        )
         assert bool((broad.variance > 1.05 * narrow.variance).any(1).all())
 
 

@@ -184,7 +184,9 @@ def test_rows_without_a_message_are_under_the_standard_normal():
     heard = torch.arange(len(z)) % 2 == 0
     told = Gaussian.from_moments(z, torch.full_like(z, 0.2))
     spelt = told.where(heard, Gaussian.standard((), 2, dtype=torch.float64).expand(len(z)))
-    assert same(fitted(x, inbox={"latent": told.mask(heard)}, epochs=3)[0], fitted(x, inbox={"latent": spelt}, epochs=3)[0])
+    assert same(
+        fitted(x, inbox={"latent": told.mask(heard)}, epochs=3)[0], fitted(x, inbox={"latent": spelt}, epochs=3)[0]
+    )
 
 
 def test_data_of_another_width_or_none_are_refused():

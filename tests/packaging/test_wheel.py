@@ -33,7 +33,9 @@ def wheel(tmp_path_factory):
 def test_everything_lives_in_serket(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert wheel.name.startswith("serket_perception-") and {t for t in tops if not t.endswith(".dist-info")} == {"serket"}
+    assert wheel.name.startswith("serket_perception-") and {t for t in tops if not t.endswith(".dist-info")} == {
+        "serket"
+    }
     for name in ("modules/vae.py", "graphs/digits.yaml", "data/digits.npz", "data/digits.md", "py.typed", "cli.py"):
         assert f"serket/{name}" in names
 
@@ -52,7 +54,11 @@ def test_installed_elsewhere_it_runs(wheel, tmp_path):
         "print(dataset_for(graph, None).rows)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(target)], cwd=empty, capture_output=True, text=True, env={"PYTHONPATH": str(target)}
+        [sys.executable, "-c", script, str(target)],
+        cwd=empty,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(target)},
     )
     assert done.returncode == 0 and done.stdout.strip() == "2000", done.stderr
 
