@@ -17,7 +17,11 @@ def serket(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
 
     registry.registered("module")
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))  # plugins stay in their test
+    monkeypatch.setattr(
+        registry,
+        "_CLASSES",
+        {key: cls for key, cls in registry._CLASSES.items() if cls.__module__.startswith("serket.")},
+    )  # other tests' types stay away, and plugins in their test
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["serket", *map(str, args)])

@@ -190,7 +190,7 @@ def test_a_graph_comes_from_a_path_a_name_or_a_dict(tmp_path, monkeypatch):
     plain = {"serket": 1, "variables": {"x": {"family": "gaussian", "size": 1}},
              "modules": {"m": {"type": "test_views", "ports": {"given": ("x",)}, "data": "on"}}}  # fmt: skip
     assert load_graph("rain.yaml").nodes == load_graph(Path("rain.yaml")).nodes == load_graph("rain").nodes
-    assert load_graph("rain.yaml").nodes["lawn"].where == "rain.yaml:6:3"
+    assert load_graph("rain.yaml").nodes["lawn"].where == "rain.yaml:7:3"
     graph = load_graph(plain)
     assert parse_graph(graph.source).nodes == graph.nodes
     with pytest.raises(GraphError) as caught:

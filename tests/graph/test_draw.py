@@ -15,8 +15,8 @@ variables:
   a: {family: categorical, size: 2}
   b: {family: categorical, size: 2}
 modules:
-  end: {type: table, ports: {given: a, child: b}, values: 0, trust: 0.5}
-  back: {type: table, ports: {given: b, child: a}, data: 'a "quoted" key', values: 0}
+  end: {type: table, ports: {given: a, child: b}, values: [0], trust: 0.5}
+  back: {type: table, ports: {given: b, child: a}, data: 'a "quoted" key', values: [0]}
 """
 
 
