@@ -159,7 +159,7 @@ class Imagined(MixtureSameFamily):
 
     def __init__(self, centre: Distribution, draws: Distribution) -> None:
         self.centre = centre
-        even = Categorical(probs=torch.ones(draws.batch_shape))
+        even = Categorical(probs=torch.ones(draws.batch_shape).to(centre.mean))
         super().__init__(even, draws, validate_args=False)
 
     @property

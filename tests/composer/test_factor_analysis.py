@@ -128,11 +128,13 @@ def test_a_view_that_never_speaks_does_no_harm(full, shrinkage):
     heard, silent = told(g, views, 40, "full" if full else "diagonal", missing=0.0)
     silent = silent.mask(torch.zeros(40, dtype=torch.bool))
     fitted = initial([heard, silent], 2, 1)
+    start = fitted[1].noise
     for _ in range(5):
         fitted, evidence = improve(fitted, [heard, silent], shrinkage)
     for view in fitted:
         for part in (view.mean, view.shared, view.private, view.noise):
             assert bool(part.isfinite().all())
+    assert torch.equal(fitted[1].noise, start), "nothing was heard of it"
     alone = initial([heard], 2, 1)
     for _ in range(5):
         alone, evidence_alone = improve(alone, [heard], shrinkage)
@@ -149,6 +151,16 @@ def test_the_start_is_proper_for_few_rows_and_wide_private_parts(rows):
         assert bool((view.noise > 0).all()) and all(
             bool(p.isfinite().all()) for p in (view.mean, view.shared, view.private)
         )
+
+
+def test_the_start_is_that_of_the_pairs_where_there_are_enough():
+    g = generator(6)
+    messages = told(g, views_of(g, (3, 4), 2, 1), 60, "diagonal", missing=0.0)
+    rows = torch.arange(60)
+    holed = [messages[0].mask(rows < 30), messages[1]]
+    for a, b in zip(initial(holed, 2, 1), initial([message[:30] for message in messages], 2, 1), strict=True):
+        assert torch.equal(a.mean, b.mean) and torch.equal(a.noise, b.noise)
+        torch.testing.assert_close(a.shared.abs(), b.shared.abs())
 
 
 def test_the_start_reads_missing_views_as_missing_not_as_zero():

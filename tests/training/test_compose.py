@@ -14,6 +14,8 @@ from serket.protocol import Trainable
 from serket.training.compose import alone, compose, listen
 from tests.engine.models import DIGITS, model, readings
 
+GMM = {"type": "gmm", "draws": 4, "fit": {"sweeps": 8, "restarts": 1}}
+
 
 def evidence_of(graph, modules, data):
     dataset = serket.Model(graph, modules)._dataset(data)
@@ -34,19 +36,17 @@ def body(shared, *views):
 
 
 def tower():
-    """Composers over composers, written top first; concepts on the top, written first of all."""
-    sizes = {"a": 2, "b": 2, "c": 3, "d": 2}
+    """Composers over composers, written top first; concepts, written first of all, on the top and beside it."""
+    sizes = {"a": 2, "b": 2, "c": 3, "d": 2, "e": 2}
     variables = {v: {"family": "gaussian", "size": k} for v, k in {**sizes, "left": 2, "right": 2, "top": 2}.items()}
-    gmm = {
-        "type": "gmm",
-        "ports": {"component": "kind", "observation": "top"},
-        "draws": 4,
-        "fit": {"sweeps": 8, "restarts": 1},
-    }
+    kind = {"family": "categorical", "size": 2}
+    gmm = {**GMM, "ports": {"component": "kind", "observation": "top"}}
+    spare = {**GMM, "ports": {"component": "other", "observation": "e"}}
+    link = {"type": "table", "ports": {"given": ["kind"], "child": "other"}, "values": [[0.5, 0.5], [0.5, 0.5]]}
     return load_graph({
         "serket": 1,
-        "variables": {"kind": {"family": "categorical", "size": 2}, **variables},
-        "modules": {"kinds": gmm, **silent(sizes)},
+        "variables": {"kind": kind, "other": kind, **variables},
+        "modules": {"kinds": gmm, "spare": spare, "link": link, **silent(sizes)},
         "composers": {"roof": body("top", "left", "right"), "wall": body("right", "c", "d"), "door": body("left", "a", "b")},
     })  # fmt: skip
 
@@ -62,14 +62,14 @@ def correlated(sizes, rows=40):
 def test_lower_composers_are_fitted_before_higher_ones_and_concepts_last():
     graph = tower()
     modules = graph.build()
-    evidence = evidence_of(graph, modules, correlated({"a": 2, "b": 2, "c": 3, "d": 2}))
+    evidence = evidence_of(graph, modules, correlated({"a": 2, "b": 2, "c": 3, "d": 2, "e": 2}))
     order = []
     for task in compose(graph, modules, evidence, seed=0, dtype=torch.float64):
         children = [port for port in task.inbox if graph.nodes[task.name].ports[port].role == "child"]
         assert all(not bool(task.inbox[port].is_vacuous().any()) for port in children), f"{task.name} hears nothing"
         order.append(task.name)
         task.run()
-    assert order == ["wall", "door", "roof", "kinds"]
+    assert order == ["wall", "door", "roof", "kinds", "spare"]
 
 
 def test_a_concept_hears_the_composer_and_no_prior():
@@ -130,9 +130,6 @@ def _sensors_only():
     )
 
 
-GMM = {"type": "gmm", "draws": 4, "fit": {"sweeps": 8, "restarts": 1}}
-
-
 @pytest.mark.parametrize(
     ("changes", "owned"),
     [
@@ -167,13 +164,22 @@ def test_a_mixture_owns_its_weights_only_if_nobody_else_speaks_of_them(changes, 
     assert bool((weights == weights[0]).all()) == (not owned)
 
 
-def test_a_mixture_on_data_learns_its_weights_before_anyone_else_stands():
-    spec = {"serket": 1, "variables": {"kind": {"family": "categorical", "size": 3}},
-            "modules": {"kinds": {**GMM, "data": "a", "ports": {"component": "kind"}}}}  # fmt: skip
+def test_a_mixture_on_data_learns_its_weights_though_another_module_owns_them_later():
+    """Alone means alone: who is above it is heard when it is composed, not while it is pretrained."""
+    cause = {
+        "type": "table",
+        "ports": {"given": ["why"], "child": "kind"},
+        "values": [[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]],
+    }
+    spec = {
+        "serket": 1,
+        "variables": {"kind": {"family": "categorical", "size": 3}, "why": {"family": "categorical", "size": 2}},
+        "modules": {"kinds": {**GMM, "data": "a", "ports": {"component": "kind"}}, "cause": cause},
+    }
     graph = load_graph(spec)
     modules = graph.build()
-    (task,) = alone(graph, modules, evidence_of(graph, modules, {"a": readings("digits")["a"]}), seed=0,
-                    dtype=torch.float64)  # fmt: skip
+    evidence = evidence_of(graph, modules, {"a": readings("digits")["a"]})
+    (task,) = alone(graph, modules, evidence, seed=0, dtype=torch.float64)
     assert task.owned == {"component"}
 
 
