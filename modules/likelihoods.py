@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from serket.errors import DataError, ShapeError
+from serket.errors import DataError
 
 __all__ = ["LIKELIHOODS", "Imagined", "Likelihood", "LikelihoodName"]
 
@@ -120,9 +120,12 @@ class CategoricalLikelihood:
     def inputs(self, values: Tensor, state: State) -> Tensor:
         """One-hot, column after column."""
         size = state["location"].shape[-1]
-        if bool((values >= size).any()):
-            raise ShapeError(
-                "a category was never seen in training", expected=f"0 to {size - 1}", found=f"{values.max().item():g}"
+        if bool(((values < 0) | (values >= size) | (values != values.round())).any()):
+            raise DataError(
+                "a category that was never seen in training",
+                expected=f"whole numbers from 0 to {size - 1}",
+                found=f"{values.min().item():g} to {values.max().item():g}",
+                fix="train on rows that hold every category",
             )
         return F.one_hot(values.long(), size).flatten(-2).to(state["location"])
 

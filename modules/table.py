@@ -98,7 +98,7 @@ class Table:
         probs = self.table.to(beliefs[0]).expand(len(beliefs[0]), *self.table.shape)
         for belief in beliefs:
             probs = (belief.reshape(*belief.shape, *(1,) * (probs.dim() - 2)) * probs).sum(1)
-        return torch.distributions.Categorical(probs=probs)
+        return torch.distributions.Independent(torch.distributions.Categorical(probs=probs.unsqueeze(1)), 1)
 
     def _below(self, inbox: Mapping[str, Message], evidence: Evidence, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is said of y as logits ``(rows, K)``, and the rows in which anything is said."""

@@ -137,6 +137,7 @@ class VAE:
         above = standard if bool(above.is_vacuous().all()) else above.where(above.is_proper(), above * standard)
         if not self.weights:
             self.weights = self._initial(values, generator)
+        self.weights = {name: value.to(values) for name, value in self.weights.items()}
         constants = {n: v for n, v in self.weights.items() if not self._learnt(n)}
         learnt = {n: v.clone().requires_grad_() for n, v in self.weights.items() if self._learnt(n)}
         weights = {**constants, **learnt}
@@ -147,7 +148,7 @@ class VAE:
         steps = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         descent = steps[optimiser](list(learnt.values()), lr=learning_rate, fused=True)
         history: dict[str, list[float]] = {"elbo": [], "held_out": []}
-        best, best_elbo, waited = {n: v.detach().clone() for n, v in learnt.items()}, -math.inf, 0
+        best = _Best(patience)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=values.dtype, device=values.device)
@@ -158,6 +159,12 @@ class VAE:
             draws = normal(1, len(chosen), self.size)
             return self._elbo(weights, values[chosen], potential, above[chosen], draws).mean()
 
+        def held_out_elbo() -> float:
+            with torch.no_grad():
+                return float(elbo(held, 0.0))
+
+        if len(held):
+            best.hopeful(held_out_elbo(), learnt)  # a refit never ends below where it began
         for epoch in range(epochs):
             total = torch.zeros((), dtype=values.dtype, device=values.device)
             for chosen in train[torch.randperm(len(train), generator=generator, device=rows.device)].split(batch):
@@ -167,7 +174,7 @@ class VAE:
                 descent.step()
                 total += value.detach() * len(chosen)
             history["elbo"].append(float(total) / len(train))
-            if not math.isfinite(history["elbo"][-1]):
+            if not (math.isfinite(history["elbo"][-1]) and all(bool(v.isfinite().all()) for v in learnt.values())):
                 raise MessageError(
                     f"training diverged in epoch {epoch + 1}: the ELBO is no number",
                     fix=f"lower fit.learning_rate, now {learning_rate:g}",
@@ -175,19 +182,10 @@ class VAE:
             if progress:
                 progress(epoch + 1, epochs, f"ELBO {history['elbo'][-1]:.4g}")
             if len(held):
-                with torch.no_grad():
-                    history["held_out"].append(float(elbo(held, 0.0)))
-                waited += 1
-                if history["held_out"][-1] > best_elbo:
-                    best, best_elbo, waited = (
-                        {n: v.detach().clone() for n, v in learnt.items()},
-                        history["held_out"][-1],
-                        0,
-                    )
-                if waited >= patience:
+                history["held_out"].append(held_out_elbo())
+                if not best.hopeful(history["held_out"][-1], learnt):
                     break
-        final = best if len(held) else {n: v.detach() for n, v in learnt.items()}
-        self.weights = {**constants, **final}
+        self.weights = {**constants, **(best.weights if len(held) else {n: v.detach() for n, v in learnt.items()})}
         return FitReport(len(history["elbo"]), history=history)
 
     def state(self) -> Mapping[str, Tensor]:
@@ -265,6 +263,22 @@ class VAE:
                 "data do not fit the VAE", expected=f"(rows, {width}), as in training", found=str(tuple(values.shape))
             )
         return values
+
+
+class _Best:
+    """The weights with the highest ELBO on held-out rows, and how many epochs ago that was."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.elbo, self.waited = patience, -math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def hopeful(self, elbo: float, weights: Mapping[str, Tensor]) -> bool:
+        """Take note of an epoch; tell whether a better one may still come."""
+        self.waited += 1
+        if elbo > self.elbo:
+            self.elbo, self.waited = elbo, 0
+            self.weights = {name: value.detach().clone() for name, value in weights.items()}
+        return self.waited < self.patience
 
 
 def _layers(weights: Mapping[str, Tensor], net: str, x: Tensor, layers: int) -> Tensor:

@@ -364,7 +364,6 @@ def _imagined(distribution: Distribution, samples: int, seed: int) -> Imaginatio
         numbers = torch.arange(probs.shape[-1], device=probs.device, dtype=probs.dtype)
         centre = (probs * numbers).sum(-1, keepdim=True)
         std = (probs * (numbers - centre).square()).sum(-1).sqrt()
-        drawn = drawn.unsqueeze(-1) if drawn is not None and drawn.dim() == 2 else drawn
         return Imagination(probs.argmax(-1).to(probs), std, drawn, None, probs)
     decoded = distribution.component_distribution.mean if isinstance(distribution, MixtureSameFamily) else None
     return Imagination(distribution.mean, distribution.variance.clamp_min(0).sqrt(), drawn, decoded)
@@ -372,8 +371,9 @@ def _imagined(distribution: Distribution, samples: int, seed: int) -> Imaginatio
 
 def _probabilities(distribution: Distribution) -> Tensor | None:
     """Return ``(rows, D, K)`` if the data are categories, else None."""
-    if isinstance(distribution, Categorical):
-        return distribution.probs.unsqueeze(1)
+    parts = getattr(distribution, "base_dist", None)
+    if isinstance(parts, Categorical):
+        return parts.probs
     if isinstance(distribution, MixtureSameFamily):
         parts = getattr(distribution.component_distribution, "base_dist", None)
         if isinstance(parts, Categorical):

@@ -111,7 +111,8 @@ class Exchange:
                 message = self.messages[edge]
                 if edge in self.bent:
                     self._mend(edge, broken & self.bent[edge])
-                    message = message.where(~self.bent[edge], message.semidefinite_part())
+                    tamed = message.clipped() if self.policy == "clip" else message.semidefinite_part()
+                    message = message.where(~self.bent[edge], tamed)
                 mended = mended * message
         return mended.where(broken, product)
 

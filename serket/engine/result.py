@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ class Result(Mapping[str, Message]):
             iterations=max(part.iterations for part in parts),
             history=max((part.history for part in parts), key=len),
             improper=dict(improper),
+            info={name: _stack_info([part.info.get(name) for part in parts]) for name in first.info},
         )
 
     def __getitem__(self, variable: str) -> Message:
@@ -94,3 +96,8 @@ class Result(Mapping[str, Message]):
 def _stack(parts: Sequence[Message]) -> Message:
     alike = [part.full() if isinstance(part, Gaussian) else part for part in parts]
     return type(alike[0])(**{name: torch.cat([part.tensors()[name] for part in alike]) for name in alike[0].tensors()})
+
+
+def _stack_info(parts: Sequence[Tensor | float | None]) -> Tensor | float:
+    rows = [part for part in parts if isinstance(part, Tensor) and part.dim()]
+    return torch.cat(rows) if len(rows) == len(parts) else cast(float, parts[0])

@@ -77,6 +77,10 @@ class Message(Protocol):
         """Make the negative directions vacuous and keep the others."""
         ...
 
+    def clipped(self) -> Self:
+        """Raise the negative directions to zero precision, and keep what the message says otherwise."""
+        ...
+
     def is_proper(self) -> Tensor:
         """Per row, whether the potential can be normalised."""
         ...

@@ -137,6 +137,10 @@ class Categorical:
         """Make improper rows vacuous."""
         return self.mask(self.is_proper())
 
+    def clipped(self) -> Self:
+        """Make improper rows vacuous: there is nothing to clip in logits."""
+        return self.semidefinite_part()
+
     def log_z(self) -> Tensor:
         """Log of the sum of the potential, nats: logsumexp of the logits."""
         return self.logits.logsumexp(-1)

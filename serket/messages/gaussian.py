@@ -207,6 +207,12 @@ class Gaussian:
         precision = self.precision[..., a, :][..., a] - pulled[..., 1:]
         return type(self)(self.info[..., a] - pulled[..., 0], (precision + precision.mT) / 2)
 
+    def clipped(self) -> Self:
+        """Raise negative precisions to zero and keep the information: the directions tilt, but never blow up."""
+        if self.diagonal:
+            return type(self)(self.info, self.precision.clamp_min(0))
+        return type(self)(self.info, self.semidefinite_part().precision)
+
     def log_z(self) -> Tensor:
         """Log of the integral, nats: eta' mu / 2 - log det(Lambda) / 2 + D log(2 pi) / 2; +inf in improper rows."""
         constant = self.size * math.log(2 * math.pi)

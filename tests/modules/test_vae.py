@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from serket.errors import MessageError, ShapeError
+from serket.errors import DataError, MessageError, ShapeError
 from serket.messages import Family, Gaussian
 from serket.modules import VAE
 from serket.protocol import Evidence, Port, Role
@@ -187,5 +187,5 @@ def test_wrong_widths_and_unfitted_modules_are_named():
     inbox = {"latent": Gaussian.standard((1,), 2)}
     with pytest.raises(ShapeError, match=r"(?s)\(rows, 4\), as in training.*\(1, 3\)"):
         untrained(2).infer(inbox, Evidence.of(torch.zeros(1, 3)), generator=torch.Generator())
-    with pytest.raises(ShapeError, match=r"(?s)never seen in training.*0 to 2"):
+    with pytest.raises(DataError, match=r"(?s)never seen in training.*0 to 2"):
         untrained(2, "categorical").infer(inbox, Evidence.of(torch.full((1, 4), 3.0)), generator=torch.Generator())
