@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from serket.errors import DataError, GraphError, ShapeError, StateError
 from serket.messages import Categorical, Family, Gaussian, Message, moment_match
-from serket.modules.niw import (
-    Mixture,
-    Prior,
-    Seen,
-    blocks,
-    draw_mixture,
-    in_units,
-    label_logits,
-    log_density,
-    log_integral,
-    shared,
-    sweep,
-)
+from serket.modules.gibbs import Seen, draw_mixture, label_logits, sweep
+from serket.modules.labels import matching, reference, revived, seeds
+from serket.modules.mixture import Mixture, blocks, in_units, log_density, log_integral, shared
+from serket.modules.niw import Prior
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
 __all__ = ["GaussianMixture"]
-
-_RUNS = 10
-"""Runs of k-means per chain."""
 
 
 @register("gmm")
@@ -133,14 +117,14 @@ class GaussianMixture:
         prior = Prior(self.alpha, self.kappa, self.scatter, len(location) + 2)
         warm = None if restart else self._kept
         if warm is None:
-            labels = _seeds(guess, seen.present, self.components, restarts, generator)
+            labels = seeds(guess, seen.present, self.components, restarts, generator)
             mixture = draw_mixture(guess, labels, self.components, seen, prior, generator)
         else:
             warm, *units = self._fitted(inbox["component"])
             _fits(len(location), len(units[0]), "data")
             mixture = _moved(warm[-1:], units, (location, scale))
             labels = label_logits(mixture, guess, seen, True).argmax(-1)
-        order = _matching(labels, _reference(seen.bias, labels))
+        order = matching(labels, reference(seen.bias, labels))
         mixture, labels = mixture.relabel(order), order.argsort(-1).gather(-1, labels)
 
         burn, stride = sweeps // 2, (sweeps - sweeps // 2) // self.draws
@@ -153,7 +137,7 @@ class GaussianMixture:
             integrate = step in (1, burn) or step % _pace(mixture, seen) == 0
             mixture, points, latest, score = sweep(mixture, points, seen, prior, generator, integrate=integrate)
             if step <= burn // 2:
-                mixture = _revived(mixture, points, latest, seen.present, generator)
+                mixture = revived(mixture, points, latest, seen.present, generator)
             if integrate:
                 history.append(float(score.max()) / len(guess))
                 total = total + score if burn // 2 < step <= burn else total
@@ -166,7 +150,7 @@ class GaussianMixture:
             if progress and step % 10 == 0:
                 progress(step, sweeps, f"log-likelihood {history[-1]:.3f} a row")
         every = torch.cat(drawn[-self.draws :])
-        order = _matching(every, _reference(seen.bias, labels if warm else every[-1:]))
+        order = matching(every, reference(seen.bias, labels if warm else every[-1:]))
         self._kept = Mixture.cat(kept[-self.draws :]).relabel(order)
         self._units = location, scale
         return FitReport(sweeps, history={"log_likelihood": history})
@@ -333,63 +317,6 @@ def _moved(mixture: Mixture, old: Sequence[Tensor], new: Sequence[Tensor]) -> Mi
     """Express a mixture in other units, given as (location, scale)."""
     means = (old[0] + old[1] * mixture.means - new[0]) / new[1]
     return Mixture(means, (old[1] / new[1]).unsqueeze(-1) * mixture.cholesky, mixture.log_weights)
-
-
-def _seeds(points: Tensor, present: Tensor, components: int, chains: int, generator: torch.Generator) -> Tensor:
-    """Label rows by the best of many runs of k-means from k-means++ (Arthur & Vassilvitskii 2007), ``(C, N)``."""
-    chosen, tiny = points[present], torch.finfo(points.dtype).tiny
-    nearest = chosen.new_ones(_RUNS * chains, len(chosen))
-    centres = chosen.new_zeros(_RUNS * chains, 0, chosen.shape[-1])
-    for component in range(components):
-        seed = chosen[nearest.multinomial(1, generator=generator)]  # (runs, 1, D)
-        away = (chosen - seed).square().sum(-1) + tiny
-        nearest = torch.minimum(nearest, away) if component else away
-        centres = torch.cat([centres, seed], 1)
-    for _ in range(20):
-        members = one_hot(_distances(chosen, centres).argmin(-1), components).to(points)
-        counts = members.sum(-2).unsqueeze(-1)
-        centres = torch.where(counts > 0, members.mT @ chosen / counts.clamp_min(1), centres)
-    inertia = _distances(chosen, centres).amin(-1).sum(-1)
-    return _distances(points, centres[inertia.topk(chains, largest=False).indices]).argmin(-1)
-
-
-def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances ``(C, N, K)``, less the squared norm of the points."""
-    return centres.square().sum(-1).unsqueeze(-2) - 2 * points @ centres.mT
-
-
-def _revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, generator: torch.Generator) -> Mixture:
-    """Split components: one with under three rows moves onto some row, with the shape and weight of that row's own.
-
-    The prior rarely places an empty component near data in many dimensions. The move does not leave the posterior
-    invariant, and so belongs to the first quarter of a fit.
-    """
-    components = mixture.means.shape[-2]
-    rows, chain = present.nonzero().flatten(), torch.arange(len(labels), device=labels.device).unsqueeze(-1)
-    pick = rows[torch.randint(len(rows), (len(labels), components), generator=generator, device=rows.device)]
-    empty = one_hot(labels, components).sum(-2) < 3
-    split = replace(mixture.relabel(labels[chain, pick]), means=points[chain, pick])
-    return Mixture(
-        torch.where(empty.unsqueeze(-1), split.means, mixture.means),
-        torch.where(empty[..., None, None], split.cholesky, mixture.cholesky),
-        torch.where(empty, split.log_weights, mixture.log_weights),
-    )
-
-
-def _reference(log_bias: Tensor, labels: Tensor) -> Tensor:
-    """What labels ought to mean, ``(C, N, K)``: what the bias says, if it gains 0.1 a row over the present labels."""
-    return log_bias.exp() + 0.1 * one_hot(labels, log_bias.shape[-1])
-
-
-def _matching(labels: Tensor, reference: Tensor) -> Tensor:
-    """Return per chain the order of components in which labels ``(C, N)`` overlap most with the reference: ``(C, K)``.
-
-    Hungarian matching; component ``order[c, k]`` is to be called k. What is empty keeps its place where it can.
-    """
-    components = reference.shape[-1]
-    overlap = reference.mT @ one_hot(labels, components).to(reference) + 1e-3 * torch.eye(components).to(reference)
-    orders = [linear_sum_assignment(one, maximize=True)[1] for one in overlap.cpu().numpy()]
-    return torch.as_tensor(np.stack(orders), device=labels.device)
 
 
 def _pace(mixture: Mixture, seen: Seen) -> int:

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.messages import Categorical, Family, Gaussian
-from serket.modules import gmm, niw
+from serket.modules import gibbs, gmm
 from serket.modules.gmm import GaussianMixture
 from serket.protocol import Evidence, Port, Role
 
@@ -110,16 +110,16 @@ def co_assignment_exact(x, bias, prior):
 
 
 def co_assignment_error(rows, components, chains, sweeps):
-    prior = niw.Prior(alpha=0.7, kappa=0.3, scatter=0.2, dof=3.0)
+    prior = gibbs.Prior(alpha=0.7, kappa=0.3, scatter=0.2, dof=3.0)
     x = torch.tensor([-1.2, -1.0, -0.7, 0.1, 0.4, 1.1, 1.3, 1.5], dtype=torch.float64)[:rows]
     bias = torch.randn(rows, components, generator=generator(3), dtype=torch.float64)
-    seen = niw.Seen(bias, torch.ones(rows, dtype=torch.bool), points=x.unsqueeze(-1))
+    seen = gibbs.Seen(bias, torch.ones(rows, dtype=torch.bool), points=x.unsqueeze(-1))
     g = generator(4)
     labels = torch.randint(components, (chains, rows), generator=g)
-    mixture = niw.draw_mixture(seen.points, labels, components, seen, prior, g)
+    mixture = gibbs.draw_mixture(seen.points, labels, components, seen, prior, g)
     total, burn = torch.zeros(rows, rows, dtype=torch.float64), sweeps // 5
     for step in range(sweeps):
-        mixture, _, labels, _ = niw.sweep(mixture, seen.points, seen, prior, g)
+        mixture, _, labels, _ = gibbs.sweep(mixture, seen.points, seen, prior, g)
         if step >= burn:
             total += (labels.unsqueeze(-1) == labels.unsqueeze(-2)).to(total).mean(0)
     return np.abs(total.numpy() / (sweeps - burn) - co_assignment_exact(x.numpy(), bias.numpy(), prior)).max()
@@ -136,7 +136,7 @@ def test_co_assignments_are_those_of_the_exact_posterior_long():
 
 ROWS, SIZE = 6, 2
 PRESENT = torch.arange(ROWS) > 0
-GEWEKE_PRIOR = niw.Prior(alpha=1.5, kappa=0.5, scatter=1.0, dof=SIZE + 8.0)
+GEWEKE_PRIOR = gibbs.Prior(alpha=1.5, kappa=0.5, scatter=1.0, dof=SIZE + 8.0)
 SAYS = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)  # p(o | k): what a module above sees of k
 
 
@@ -155,7 +155,7 @@ def geweke(form, seed, chains=1000, sweeps=30):
         noise = torch.randn(chains, 2, SIZE, 1, generator=g, dtype=torch.float64)
         means = (cholesky @ noise).squeeze(-1) / math.sqrt(GEWEKE_PRIOR.kappa)
         gammas = torch._standard_gamma(torch.full((chains, 2), GEWEKE_PRIOR.alpha).double(), generator=g)
-        mixture = niw.Mixture(means, cholesky, (gammas / gammas.sum(-1, keepdim=True)).log())
+        mixture = gibbs.Mixture(means, cholesky, (gammas / gammas.sum(-1, keepdim=True)).log())
         labels = (gammas / gammas.sum(-1, keepdim=True)).multinomial(ROWS, replacement=True, generator=g)
         return mixture, labels, points(mixture, labels)
 
@@ -169,10 +169,10 @@ def geweke(form, seed, chains=1000, sweeps=30):
         bias = torch.where(heard.unsqueeze(-1), SAYS[:, 0], SAYS[:, 1]).log()
         if form == "points":
             z = points(mixture, labels)
-            return niw.Seen(bias, PRESENT, points=torch.where(PRESENT.unsqueeze(-1), z, 0.0)), z
+            return gibbs.Seen(bias, PRESENT, points=torch.where(PRESENT.unsqueeze(-1), z, 0.0)), z
         noise = torch.randn(chains, ROWS, SIZE, 1, generator=g, dtype=torch.float64)
         y = z + torch.linalg.solve_triangular(torch.linalg.cholesky(precision).mT, noise, upper=True).squeeze(-1)
-        return niw.Seen(bias, PRESENT, info=(precision @ y.unsqueeze(-1)).squeeze(-1), precision=precision), z
+        return gibbs.Seen(bias, PRESENT, info=(precision @ y.unsqueeze(-1)).squeeze(-1), precision=precision), z
 
     def functions(mixture, labels, z, seen):
         sigma = mixture.cholesky @ mixture.cholesky.mT
@@ -205,7 +205,7 @@ def geweke(form, seed, chains=1000, sweeps=30):
     mixture, labels, z = fresh()
     for step in range(sweeps):
         seen, z = data(mixture, labels, z)
-        mixture, z, labels, _ = niw.sweep(mixture, z, seen, GEWEKE_PRIOR, g, integrate=form != "given z" or step == 0)
+        mixture, z, labels, _ = gibbs.sweep(mixture, z, seen, GEWEKE_PRIOR, g, integrate=form != "given z" or step == 0)
         if form != "points":  # rows that are not present are drawn anew: their z is nobody's
             z = torch.where(PRESENT.unsqueeze(-1), z, points(mixture, labels))
     other = fresh()
@@ -232,52 +232,52 @@ def test_the_kernel_leaves_the_joint_invariant(form, seed):
 
 
 def variance_as_deviation(patch):
-    right = niw.draw_gaussians
-    patch.setattr(niw, "draw_gaussians", lambda law, g: right(replace(law, kappa=law.kappa**2), g))
+    right = gibbs.draw_gaussians
+    patch.setattr(gibbs, "draw_gaussians", lambda law, g: right(replace(law, kappa=law.kappa**2), g))
 
 
 def prior_dropped_from_the_mean(patch):
-    right = niw.posterior
+    right = gibbs.posterior
 
     def wrong(points, members, labels, prior):
         law, count = right(points, members, labels, prior), members.sum(-2)
         return replace(law, mean=law.mean * (law.kappa / count.clamp_min(0.1)).unsqueeze(-1))
 
-    patch.setattr(niw, "posterior", wrong)
+    patch.setattr(gibbs, "posterior", wrong)
 
 
 def stale_mean(patch):
-    right = niw.draw_gaussians
-    patch.setattr(niw, "draw_gaussians", lambda law, g: (law.mean, right(law, g)[1]))
+    right = gibbs.draw_gaussians
+    patch.setattr(gibbs, "draw_gaussians", lambda law, g: (law.mean, right(law, g)[1]))
 
 
 def scatter_without_prior(patch):
-    right = niw.posterior
+    right = gibbs.posterior
 
     def wrong(points, members, labels, prior):
         return right(points, members, labels, replace(prior, scatter=0.3 * prior.scatter))
 
-    patch.setattr(niw, "posterior", wrong)
+    patch.setattr(gibbs, "posterior", wrong)
 
 
 def degrees_off_by_one(patch):
-    right = niw.draw_gaussians
-    patch.setattr(niw, "draw_gaussians", lambda law, g: right(replace(law, dof=law.dof + 1), g))
+    right = gibbs.draw_gaussians
+    patch.setattr(gibbs, "draw_gaussians", lambda law, g: right(replace(law, dof=law.dof + 1), g))
 
 
 def message_twice(patch):
-    right = niw.draw_latents
-    patch.setattr(niw, "draw_latents", lambda m, labels, eta, lam, g: right(m, labels, 2 * eta, 2 * lam, g))
+    right = gibbs.draw_latents
+    patch.setattr(gibbs, "draw_latents", lambda m, labels, eta, lam, g: right(m, labels, 2 * eta, 2 * lam, g))
 
 
 def weights_twice(patch):
-    right = niw.label_logits
-    patch.setattr(niw, "label_logits", lambda m, z, s, i: right(m, z, s, i) + m.log_weights.unsqueeze(-2))
+    right = gibbs.label_logits
+    patch.setattr(gibbs, "label_logits", lambda m, z, s, i: right(m, z, s, i) + m.log_weights.unsqueeze(-2))
 
 
 def bias_twice(patch):
-    right = niw.label_logits
-    patch.setattr(niw, "label_logits", lambda m, z, s, i: right(m, z, s, i) + s.bias)
+    right = gibbs.label_logits
+    patch.setattr(gibbs, "label_logits", lambda m, z, s, i: right(m, z, s, i) + s.bias)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_separated_clusters_are_recovered(form, seed):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [2, 6])
 def test_empty_clusters_come_back(monkeypatch, seed, size):
-    monkeypatch.setattr(gmm, "_seeds", lambda z, p, k, chains, g: torch.zeros(chains, len(z), dtype=torch.int64))
+    monkeypatch.setattr(gmm, "seeds", lambda z, p, k, chains, g: torch.zeros(chains, len(z), dtype=torch.int64))
     points, truth = clusters(seed)
     others = [clusters(seed + 10 * copy)[0] for copy in range(1, size // 2)]  # the same clusters, seen by more sensors
     _, labels = fitted(torch.cat([points, *others], 1), seed, sweeps=200)

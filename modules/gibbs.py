@@ -1,0 +1,175 @@
+"""One sweep of blocked Gibbs sampling over a Gaussian mixture, all chains at once (BDA3, chapter 22)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from serket.errors import DataError
+from serket.modules.mixture import (
+    Mixture,
+    blocks,
+    centre,
+    factored,
+    in_units,
+    log_density,
+    log_integral,
+    rows_of,
+    solve,
+    triangular,
+)
+from serket.modules.niw import Prior, draw_dirichlet, draw_gaussians, posterior
+
+__all__ = ["Seen", "draw_labels", "draw_latents", "draw_mixture", "label_logits", "sweep"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What a fit knows of N rows, shared by all chains (a leading chain dimension is allowed).
+
+    Args:
+        bias: ``(N, K)``, log-probabilities of the components, nats, from the rest of the graph.
+        present: ``(N,)`` bool; other rows say nothing about z_n and stay out of the sufficient statistics.
+        points: ``(N, D)``, the observed z_n; or None, and then the messages are
+        info: ``(N, D)``, eta_n, and
+        precision: ``(N, D, D)``, Lambda_n, or ``(1, D, D)`` where all rows share one.
+        owned: whether the weights are this model's to learn; if not, ``bias`` alone speaks about k_n.
+    """
+
+    bias: Tensor
+    present: Tensor
+    points: Tensor | None = None
+    info: Tensor | None = None
+    precision: Tensor | None = None
+    owned: bool = True
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation per dimension, ``(D,)``, pooled over the rows that are present.
+
+        From messages: by twenty steps of EM for one Gaussian with diagonal covariance, over 2000 rows at most.
+        A dimension that does not vary has the deviation 1.
+
+        Raises:
+            DataError: no dimension of the points varies.
+        """
+        if self.points is not None:
+            points = self.points[self.present]
+            location, scale = points.mean(0), points.std(0)
+            still = scale <= 4 * torch.finfo(points.dtype).eps * points.abs().amax(0)
+            if bool(still.all()):
+                raise DataError("the data do not vary", expected="rows that differ", found="equal rows")
+            return location, torch.where(still, 1.0, scale)
+        assert self.info is not None and self.precision is not None
+        rows = self.present.nonzero().flatten()
+        rows = rows[:: 1 + len(rows) // 2000]
+        info = self.info[rows]
+        precision = self.precision[rows] if len(self.precision) > 1 else self.precision
+        diagonal = precision.diagonal(dim1=-2, dim2=-1).expand_as(info)
+        told = diagonal > 0
+        # Second moment of eta / Lambda, weighted by Lambda: a wide start.
+        heavy = torch.where(told, info.square() / torch.where(told, diagonal, 1.0), 0.0).sum(0)
+        total = diagonal.clamp_min(0.0).sum(0)
+        variance = torch.where(total * heavy > 0, heavy / torch.where(total > 0, total, 1.0), 1.0)
+        location = torch.zeros_like(variance)
+        eye = torch.eye(len(variance)).to(info)
+        for _ in range(20):
+            factor = factored(precision + torch.diag_embed(1 / variance))
+            inverse = triangular(factor, eye.expand_as(factor))
+            mean = (inverse.mT @ (inverse @ (info + location / variance).unsqueeze(-1))).squeeze(-1)
+            location = mean.mean(0)
+            variance = ((mean - location).square() + inverse.square().sum(-2)).mean(0)
+        return location, variance.sqrt()
+
+    def standardised(self, location: Tensor, scale: Tensor) -> Self:
+        """Express what is known in units u = (z - location) / scale; absent points stay zeros."""
+        if self.points is not None:
+            points = (self.points - location) / scale
+            return replace(self, points=torch.where(self.present.unsqueeze(-1), points, 0.0))
+        assert self.info is not None and self.precision is not None
+        info, precision = in_units(self.info, self.precision, location, scale)
+        return replace(self, info=info, precision=precision)
+
+    def guess(self) -> Tensor:
+        """Return the points, or the posterior means under N(0, I), ``(N, D)``; in standardised units."""
+        if self.points is not None:
+            return self.points
+        assert self.info is not None and self.precision is not None
+        return centre(self.info, self.precision)
+
+
+def sweep(
+    mixture: Mixture,
+    points: Tensor,
+    seen: Seen,
+    prior: Prior,
+    generator: torch.Generator,
+    integrate: bool = True,
+) -> tuple[Mixture, Tensor, Tensor, Tensor]:
+    """Draw k | theta, pi, then z | k, theta, then theta, pi | k, z.
+
+    Args:
+        mixture: where C chains stand.
+        points: ``(C, N, D)``, z at present.
+        seen: what is known of the rows.
+        prior: the hyper-parameters.
+        generator: the source of randomness.
+        integrate: draw k_n with z_n integrated out: mixes faster, but factors K matrices a row instead of one.
+
+    Returns:
+        The mixture, points, labels ``(C, N)`` and, ``(C,)``, the log of the normalisers the labels were drawn with:
+        the log-likelihood of theta and pi, if z is integrated out or observed.
+    """
+    logits = label_logits(mixture, points, seen, integrate)
+    labels = draw_labels(logits, generator)
+    if seen.info is not None and seen.precision is not None:
+        points = draw_latents(mixture, labels, seen.info, seen.precision, generator)
+    mixture = draw_mixture(points, labels, mixture.means.shape[-2], seen, prior, generator)
+    return mixture, points, labels, logits.logsumexp(-1).sum(-1)
+
+
+def draw_mixture(
+    points: Tensor, labels: Tensor, components: int, seen: Seen, prior: Prior, generator: torch.Generator
+) -> Mixture:
+    """Draw theta, pi given points ``(C, N, D)`` and labels ``(C, N)``; weights that are not owned are uniform."""
+    members = torch.nn.functional.one_hot(labels, components).to(points)
+    told = torch.where(seen.present.unsqueeze(-1), members, 0.0)
+    means, cholesky = draw_gaussians(posterior(points.expand(*labels.shape, -1), told, labels, prior), generator)
+    counts = members.sum(-2)
+    log_weights = draw_dirichlet(prior.alpha + counts, generator) if seen.owned else torch.zeros_like(counts)
+    return Mixture(means, cholesky, log_weights)
+
+
+def label_logits(mixture: Mixture, points: Tensor, seen: Seen, integrate: bool) -> Tensor:
+    """Log p(k_n = k | ...) up to a constant, ``(C, N, K)``: bias + log pi_k + log p(z_n or its message | k)."""
+    if integrate and seen.info is not None and seen.precision is not None:
+        likelihood = log_integral(mixture, seen.info, seen.precision)
+    else:
+        likelihood = log_density(mixture, points)
+    likelihood = torch.where(seen.present.unsqueeze(-1), likelihood, 0.0)
+    return likelihood + seen.bias + mixture.log_weights.unsqueeze(-2)
+
+
+def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from the categorical of each row by an exponential race: the largest logit minus log E, E ~ Exp(1)."""
+    return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(-1)
+
+
+def draw_latents(
+    mixture: Mixture, labels: Tensor, info: Tensor, precision: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draw z_n | k_n = k ~ N(P^-1 (Sigma_k^-1 mu_k + eta_n), P^-1), P = Sigma_k^-1 + Lambda_n, ``(C, N, D)``."""
+    whiten = mixture.whitening()
+    inverse = whiten.mT @ whiten
+    shift = (inverse @ mixture.means.unsqueeze(-1)).squeeze(-1)
+    chain = torch.arange(len(labels), device=labels.device).unsqueeze(-1)
+    target = shift[chain, labels] + info
+    noise = torch.randn(target.shape, generator=generator, dtype=target.dtype, device=target.device)
+    parts = []
+    for rows in blocks(labels.shape[-1], len(labels) * info.shape[-1] ** 2):
+        factor = factored(inverse[chain, labels[:, rows]] + rows_of(precision, rows))
+        half = solve(factor, target[:, rows]) + noise[:, rows]
+        parts.append(solve(factor, half, transpose=True))
+    return torch.cat(parts, -2)
