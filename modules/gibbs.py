@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from serket.errors import DataError
+from serket.messages import Gaussian, pooled_moments
+from serket.messages.gaussian import factored
 from serket.modules.mixture import (
     Mixture,
     blocks,
     centre,
-    factored,
     in_units,
     log_density,
     log_integral,
     rows_of,
     solve,
-    triangular,
 )
 from serket.modules.niw import Prior, draw_dirichlet, draw_gaussians, posterior
 
@@ -49,8 +49,7 @@ class Seen:
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation per dimension, ``(D,)``, pooled over the rows that are present.
 
-        From messages: by twenty steps of EM for one Gaussian with diagonal covariance, over 2000 rows at most.
-        A dimension that does not vary has the deviation 1.
+        From messages: :func:`~serket.messages.pooled_moments`. A dimension that does not vary has the deviation 1.
 
         Raises:
             DataError: no dimension of the points varies.
@@ -63,24 +62,8 @@ class Seen:
                 raise DataError("the data do not vary", expected="rows that differ", found="equal rows")
             return location, torch.where(still, 1.0, scale)
         assert self.info is not None and self.precision is not None
-        rows = self.present.nonzero().flatten()
-        rows = rows[:: 1 + len(rows) // 2000]
-        info = self.info[rows]
-        precision = self.precision[rows] if len(self.precision) > 1 else self.precision
-        diagonal = precision.diagonal(dim1=-2, dim2=-1).expand_as(info)
-        told = diagonal > 0
-        # Second moment of eta / Lambda, weighted by Lambda: a wide start.
-        heavy = torch.where(told, info.square() / torch.where(told, diagonal, 1.0), 0.0).sum(0)
-        total = diagonal.clamp_min(0.0).sum(0)
-        variance = torch.where(total * heavy > 0, heavy / torch.where(total > 0, total, 1.0), 1.0)
-        location = torch.zeros_like(variance)
-        eye = torch.eye(len(variance)).to(info)
-        for _ in range(20):
-            factor = factored(precision + torch.diag_embed(1 / variance))
-            inverse = triangular(factor, eye.expand_as(factor))
-            mean = (inverse.mT @ (inverse @ (info + location / variance).unsqueeze(-1))).squeeze(-1)
-            location = mean.mean(0)
-            variance = ((mean - location).square() + inverse.square().sum(-2)).mean(0)
+        message = Gaussian(self.info, self.precision.expand(len(self.info), -1, -1))
+        location, variance = pooled_moments(message[self.present])
         return location, variance.sqrt()
 
     def standardised(self, location: Tensor, scale: Tensor) -> Self:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from serket.errors import DataError, GraphError, ShapeError, StateError
@@ -19,6 +20,9 @@ from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
 __all__ = ["GaussianMixture"]
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
 
 
 @register("gmm")
@@ -57,7 +61,12 @@ class GaussianMixture:
     exact = False
 
     def __init__(
-        self, ports: Mapping[str, Port], draws: int = 8, alpha: float = 1.0, scatter: float = 0.1, kappa: float = 0.1
+        self,
+        ports: Mapping[str, Port],
+        draws: Count = 8,
+        alpha: Positive = 1.0,
+        scatter: Positive = 0.1,
+        kappa: Positive = 0.1,
     ) -> None:
         _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa)
         self.ports = ports
@@ -81,8 +90,8 @@ class GaussianMixture:
         generator: torch.Generator,
         owned: frozenset[str] = frozenset(),
         progress: Progress | None = None,
-        sweeps: int = 200,
-        restarts: int = 5,
+        sweeps: Count = 200,
+        restarts: Count = 5,
         restart: bool = False,
     ) -> FitReport:
         """Draw parameters by blocked Gibbs, all chains at once.

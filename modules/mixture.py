@@ -14,13 +14,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from serket.errors import MessageError
+from serket.messages.gaussian import factored
 
 __all__ = [
     "Mixture",
     "blocks",
     "centre",
-    "factored",
     "in_units",
     "log_density",
     "log_integral",
@@ -149,16 +148,3 @@ def triangular(factor: Tensor, right: Tensor, upper: bool = False) -> Tensor:
 def rows_of(precision: Tensor, rows: slice) -> Tensor:
     """Select rows of ``(..., N, D, D)``; a shared ``(..., 1, D, D)`` stays as it is."""
     return precision if precision.shape[-3] == 1 else precision[..., rows, :, :]
-
-
-def factored(matrices: Tensor) -> Tensor:
-    """Return Cholesky factors; raises MessageError where a matrix is not positive definite."""
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrices)
-    if bool(failed.any()):
-        raise MessageError(
-            "a Gaussian message has negative precision: component times message cannot be integrated",
-            expected="a positive semidefinite precision in every row",
-            fix="send Gaussian.semidefinite_part() of the message; if precisions are huge, use float64",
-        )
-    return factor

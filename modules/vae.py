@@ -200,8 +200,10 @@ class VAE:
         """Return p(x | belief of z): a mixture over 16 decoded draws of z, about the decoding of its mean."""
         belief = cast(Gaussian, inbox["latent"])
         weights = {name: value.to(belief.device, belief.dtype) for name, value in self._fitted().items()}
-        rows = torch.arange(len(belief.info), device=belief.device)
-        draws = row_normal(generator, rows, (self.imagined_draws, self.size), dtype=belief.dtype).transpose(0, 1)
+        # One set of points for all rows: what a row imagines does not depend on its place in a batch.
+        point = torch.zeros(1, dtype=torch.int64, device=belief.device)
+        draws = row_normal(generator, point, (self.imagined_draws, 1, self.size), dtype=belief.dtype)[0]
+        draws = draws.expand(-1, len(belief.info), -1)
         with torch.no_grad():
             decoded = self._decode(weights, belief.shift(draws)).transpose(0, 1)
             centre = self._decode(weights, belief.mean())

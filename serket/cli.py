@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -67,33 +68,34 @@ def run(
     from serket.model import dataset_for, fit
     from serket.report.figures import draw_figures
 
+    device = _device(device)
     described = load_graph(graph)
     where = store.claim(out or Path("runs") / described.name)
     seed = described.seed if seed is None else seed
     dataset = dataset_for(described, data and str(data), strict=strict, test_fraction=test_fraction, seed=seed)
     _tell(dataset, quiet)
-    kept = store.Partial(where)
-    events = store.Events(kept.directory / "events.jsonl")
-    events.append("start", graph=described.name, data=dataset.name, seed=seed)
-    with Bars(err, quiet=quiet or as_json) as bars:
+    with store.Partial(where) as kept, Bars(err, quiet=quiet or as_json) as bars:
+        events = store.Events(kept.directory / "events.jsonl")
+        events.append("start", graph=described.name, data=dataset.name, seed=seed)
 
         def report(name: str, step: int, steps: int, text: str) -> None:
             events.append("step", module=name, step=step, steps=steps, text=text)
             bars.step(name, step, steps, text)
 
-        model = fit(described, dataset, seed=seed, device=_device(device), report=report, kept=kept)
+        model = fit(described, dataset, seed=seed, device=device, report=report, kept=kept)
         metrics = evaluate(model, dataset, lambda *step: bars.step("evaluate", *step)) if len(dataset.test) else {}
         model.data["source"] = _source(described.data, data, described.folder)
         events.append("done", seconds=model.seconds)
         bars.step("figures", 0, 1, "")
         model.save(
             where,
+            overwrite=True,
             metrics=metrics,
             events=events.path,
             figures=lambda folder: draw_figures(model, dataset, metrics, folder),
         )
         bars.step("figures", 1, 1, "")
-    kept.remove()
+        kept.remove()
     _show(metrics, as_json, quiet)
     if not quiet and not as_json:
         _print(f"written to {_near(where)}: metrics.json, figures/, modules/")
@@ -135,7 +137,7 @@ def draw(graph: GraphArg, out: OutOpt = None, plugin: PluginOpt = None) -> None:
     if out is None:
         print(mermaid(described))
     elif out.suffix in (".mmd", ".md", ".txt"):
-        out.write_text(mermaid(described), encoding="utf-8")
+        _save(out, mermaid(described))
     elif out.suffix in (".png", ".svg", ".pdf"):
         picture(described, out)
     else:
@@ -161,16 +163,15 @@ def infer(
     from serket.report.arrays import beliefs_as_arrays, write_arrays
     from serket.report.beliefs import summary, summary_table
 
-    model = _model(run, device, seed)
-    dataset = _rows(model, data, strict, quiet, _keys(observe))
-    result = model.infer(dataset, observe=_keys(observe), max_iterations=max_iterations)
+    model, dataset = _opened(run, data, device, seed, quiet, strict=strict, missing_ok=True, test_fraction=0)
+    result = model.infer(dataset, observe=_keys(observe, dataset), max_iterations=max_iterations)
     if out is not None:
         write_arrays(_npz(out), beliefs_as_arrays(result))
     if as_json:
         _json(summary(result))
     elif not quiet:
         _print(summary_table(result))
-        _print(f"written to {_near(_npz(out))}" if out else "nothing is written: pass --out beliefs.npz")
+        _written(out, "beliefs.npz")
 
 
 @app.command()
@@ -194,10 +195,8 @@ def generate(
     _plug(plugin)
     from serket.report.arrays import imagination_as_arrays, write_arrays
 
-    model = _model(run, device, seed)
-    keys = _keys(given)
-    dataset = _rows(model, data, strict, quiet, keys)
-    imagined = model.generate(to, dataset, observe=keys, samples=samples)
+    model, dataset = _opened(run, data, device, seed, quiet, strict=strict, missing_ok=True, test_fraction=0)
+    imagined = model.generate(to, dataset, observe=_keys(given, dataset), samples=samples)
     arrays = imagination_as_arrays(to, imagined, dataset.row_id)
     if out is not None:
         write_arrays(_npz(out), arrays)
@@ -206,7 +205,7 @@ def generate(
     elif not quiet:
         for name, array in arrays.items():
             _print(f"{name}  {' x '.join(map(str, array.shape))}")
-        _print(f"written to {_near(_npz(out))}" if out else "nothing is written: pass --out imagined.npz")
+        _written(out, "imagined.npz")
 
 
 @app.command()
@@ -224,14 +223,10 @@ def evaluate(
     """Measure a run on test rows, for every subset of its senses."""
     _plug(plugin)
     from serket.evaluate import evaluate as measure
-    from serket.model import dataset_for
 
-    model = _model(run, device, seed)
-    options = {"strict": strict, "test_fraction": test_fraction, "seed": model.seed}
-    dataset = dataset_for(model.graph, str(data) if data else model.data.get("source"), **options)
+    model, dataset = _opened(run, data, device, seed, quiet, strict=strict, test_fraction=test_fraction)
     if not len(dataset.test):
         raise DataError("there are no test rows", where=dataset.name, fix="raise --test-fraction, or store 'test'")
-    _tell(dataset, quiet)
     with Bars(err, quiet=quiet or as_json) as bars:
         metrics = measure(model, dataset, lambda *step: bars.step("evaluate", *step))
     _show(metrics, as_json, quiet)
@@ -264,7 +259,20 @@ def schema(out: OutOpt = None, plugin: PluginOpt = None) -> None:
     if out is None:
         print(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        _save(out, text + "\n")
+
+
+_FIX = "check the path and the disk, then run the same command again"
+_FIXES = {
+    errno.ENOSPC: "make room, or choose another --out",
+    errno.EDQUOT: "make room, or choose another --out",
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.EROFS: "choose another --out: this disk cannot be written to",
+    errno.ENOENT: "check the path; folders in it must exist",
+    errno.EISDIR: "name a file: this is a folder",
+    errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
+}
 
 
 def main() -> None:
@@ -284,7 +292,8 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        err.print(f"error: {error.filename or 'a file'}: {error.strerror or error}", markup=False, soft_wrap=True)
+        told = SerketError(error.strerror or str(error), where=error.filename, fix=_FIXES.get(error.errno or 0, _FIX))
+        err.print(f"error: {told}", markup=False, soft_wrap=True)
         sys.exit(2)
     except Exception:
         err.print("internal error: this is a defect of serket, not of your graph or data", style="bold")
@@ -303,8 +312,8 @@ def _device(device: str) -> str:
     import torch
 
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()  # there are devices without numbers
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
         found = str(error).splitlines()[0][:70]
         raise SerketError(
             f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="--device cpu"
@@ -335,16 +344,16 @@ def _model(run: str, device: str, seed: int | None) -> Model:
     return Model(described, built, described.seed if seed is None else seed, _device(device))
 
 
-def _rows(model: Model, data: Path | None, strict: bool, quiet: bool, keys: list[str] | None) -> Dataset:
+def _opened(
+    run: str, data: Path | None, device: str, seed: int | None, quiet: bool, **options: Any
+) -> tuple[Model, Dataset]:
+    """Load a run and its data, or those told; options as in :func:`serket.data.load`."""
     from serket.model import dataset_for
 
-    source = str(data) if data else model.data.get("source")
-    dataset = dataset_for(model.graph, source, strict=strict, missing_ok=True, test_fraction=0)
-    for key in keys or []:
-        if key in dataset.missing:
-            raise DataError(f"no array '{key}'", where=dataset.name, available=dataset.arrays)
+    model = _model(run, device, seed)
+    dataset = dataset_for(model.graph, str(data) if data else model.data.get("source"), seed=model.seed, **options)
     _tell(dataset, quiet)
-    return dataset
+    return model, dataset
 
 
 def _source(named: str | None, data: Path | None, folder: Path | None) -> str:
@@ -358,12 +367,30 @@ def _source(named: str | None, data: Path | None, folder: Path | None) -> str:
     return str(here.resolve() if here.exists() or folder is None else (folder / here).resolve())
 
 
-def _keys(text: str | None) -> list[str] | None:
-    return None if text is None else [key.strip() for key in text.split(",") if key.strip()]
+def _keys(text: str | None, dataset: Dataset) -> list[str] | None:
+    """Return the keys in ``a,b``; None is all there are."""
+    if text is None:
+        return None
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    for key in keys:
+        if key in dataset.missing:
+            raise DataError(f"no array '{key}'", where=dataset.name, available=dataset.arrays)
+    return keys
 
 
 def _npz(out: Path) -> Path:
     return out if out.suffix == ".npz" else out.with_name(out.name + ".npz")
+
+
+def _written(out: Path | None, such_as: str) -> None:
+    _print(f"written to {_near(_npz(out))}" if out else f"nothing is written: pass --out {such_as}")
+
+
+def _save(path: Path, text: str) -> None:
+    from serket.store.files import naming
+
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
 
 
 def _near(path: Path) -> str:

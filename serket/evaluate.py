@@ -33,17 +33,23 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     - without labels: ``evidence`` (mean log evidence, nats), ``reconstruction`` (share of a view's variance that is
       explained from itself), ``prediction`` (from all the others), ``contribution`` (nats) and ``conflict``.
 
+    Of more than 6 data keys single senses, all but one, and all are measured.
+
     Args:
         model: fitted.
         dataset: with training and test rows.
         progress: called with (steps done, steps in all, what is measured).
 
     Returns:
-        ``subsets``, ``coherence``, ``unlabelled``, ``seconds``, ``rows``, ``seed``: the content of ``metrics.json``.
+        ``subsets``, ``coherence``, ``unlabelled``, ``seconds``, ``rows``, ``seed``: the content of ``metrics.json``;
+        and ``notes``, if there is something to say: what is not measured, and why.
     """
     start = time.perf_counter()
     keys = [key for key in model.keys if key in dataset.arrays]
-    chosen = subsets(keys) if len(keys) <= MOST_KEYS else [*[(key,) for key in keys], tuple(sorted(keys))]
+    chosen = subsets(keys, MOST_KEYS)
+    notes: list[str] = []
+    if len(chosen) < 2 ** len(keys) - 1:
+        notes.append(f"subsets: of {len(keys)} data keys only single ones, all but one, and all are measured")
     shared, concept, below = shared_variable(model), concept_variable(model), integrated(model)
     label = None if dataset.label is None else dataset.label[dataset.test]
     steps, done = len(chosen) + len(keys), 0
@@ -57,7 +63,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     reader = None
     if label is not None and shared is not None:
         taught = model.infer(dataset, rows=dataset.train, active=below)
-        reader = probe(taught[shared].mean().cpu(), cast(Any, dataset.label)[dataset.train])
+        reader = _taught("probe_accuracy", taught[shared].mean().cpu(), cast(Any, dataset.label)[dataset.train], notes)
     table: dict[str, dict[str, float]] = {}
     unlabelled: dict[str, dict[str, float]] = {}
     for subset in chosen:
@@ -78,7 +84,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     coherence: dict[str, float] = {}
     for to in keys:
         if to in imaginable(model):
-            _imagine(model, dataset, to, keys, coherence, unlabelled)
+            _imagine(model, dataset, to, keys, coherence, unlabelled, notes)
         step(f"imagining {to}")
     if coherence:
         coherence["mean"] = float(np.mean(list(coherence.values())))
@@ -90,6 +96,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         "seconds": seconds,
         "rows": {"train": len(dataset.train), "test": len(dataset.test)},
         "seed": model.seed,
+        **({"notes": notes} if notes else {}),
     }
 
 
@@ -118,6 +125,16 @@ def imaginable(model: Model) -> list[str]:
     return [node.data for node in nodes if node.data and isinstance(model.modules[node.name], Generative)]
 
 
+def _taught(measure: str, features: Any, labels: Any, notes: list[str]) -> Any:
+    """Return a fitted probe, or None and a note where the labels leave nothing to tell apart."""
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        found = f"have one label only, {classes[0]}" if len(classes) else "are none"
+        notes.append(f"{measure}: not measured, for the training rows it is learned from {found}")
+        return None
+    return probe(features, labels)
+
+
 def _unlabelled(model: Model, dataset: Dataset, result: Result) -> dict[str, dict[str, float]]:
     """Return what the full set of senses says of itself: nats gained per sense, and the conflict over all."""
     names = {name: cast(str, model.graph.nodes[name].data) for name in result.modules}
@@ -134,12 +151,19 @@ def _unlabelled(model: Model, dataset: Dataset, result: Result) -> dict[str, dic
 
 
 def _imagine(
-    model: Model, dataset: Dataset, to: str, keys: list[str], coherence: dict[str, float], unlabelled: dict[str, Any]
+    model: Model,
+    dataset: Dataset,
+    to: str,
+    keys: list[str],
+    coherence: dict[str, float],
+    unlabelled: dict[str, Any],
+    notes: list[str],
 ) -> None:
     """Measure one view as imagined: from itself, from all others, and, with labels, from each other one."""
     test, below = dataset.test, integrated(model)
     here = dataset.evidence(to, test)
     if here.values is None or not bool(here.present.any()):
+        notes.append(f"{to}: not measured as imagined, for no test row has it")
         return
     if model.graph.variables[next(iter(_node(model, to).bindings.values()))].family != Family.GAUSSIAN:
         return  # categories have no variance to explain
@@ -157,8 +181,9 @@ def _imagine(
     taught = dataset.evidence(to, dataset.train)
     assert taught.values is not None
     kept = taught.present.cpu().numpy()
-    reader = probe(taught.values.cpu()[kept], dataset.label[dataset.train][kept])
-    for given in others:
+    measure = f"coherence of {to}"
+    reader = _taught(measure, taught.values.cpu()[kept], dataset.label[dataset.train][kept], notes)
+    for given in others if reader is not None else ():
         mean = model.generate(to, dataset, observe=[given], rows=test, active=below).mean
         coherence[f"{given}>{to}"] = probe_accuracy(reader, mean.cpu(), dataset.label[test])
 

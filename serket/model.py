@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
+from torch.distributions import Distribution, MixtureSameFamily
 
 from serket import store
 from serket.data import Dataset
 from serket.data import load as load_data
+from serket.draws import draw_rows, row_probs
 from serket.engine import Result, run
-from serket.errors import DataError, GraphError, StateError, suggestion
-from serket.graph import Graph, load_graph, parse_graph
+from serket.engine.blame import blamed
+from serket.errors import DataError, GraphError, SerketError, StateError, suggestion
+from serket.graph import Graph, load_graph, parse_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.protocol import Evidence, Generative, Module, Trainable, traits
 from serket.rows import seeded
@@ -32,7 +35,7 @@ Array = Any
 CHUNK = 4096
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Imagination:
     """What a module imagines: ``mean`` and ``std`` ``(rows, D)``, and ``samples`` ``(rows, S, D)`` if asked for.
 
@@ -46,8 +49,12 @@ class Imagination:
     decoded: Tensor | None = None
     probs: Tensor | None = None
 
+    def __repr__(self) -> str:
+        parts = {"mean": self.mean, "std": self.std, "samples": self.samples, "probs": self.probs}
+        return f"Imagination({', '.join(f'{n} {tuple(p.shape)}' for n, p in parts.items() if p is not None)})"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Model:
     """A graph with fitted modules.
 
@@ -59,6 +66,7 @@ class Model:
         seconds: what fitting took, by module, ``total`` included.
         histories: curves of the fits, by module.
         data: name and hash of the data it was fitted on.
+        dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
     """
 
     graph: Graph
@@ -68,6 +76,11 @@ class Model:
     seconds: dict[str, float] = field(default_factory=dict)
     histories: dict[str, Mapping[str, list[float]]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(f"{node.name}: {node.type}" for node in self.graph.nodes.values())
+        return f"Model({self.graph.name}; {nodes}; reads {', '.join(self.keys)})"
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -76,9 +89,9 @@ class Model:
 
     def infer(
         self,
-        data: Mapping[str, Array] | Dataset,
+        data: Mapping[str, Array] | Dataset | str | Path,
         *,
-        observe: Iterable[str] | None = None,
+        observe: Iterable[str] | str | None = None,
         rows: Any = None,
         active: frozenset[str] | None = None,
         **options: Any,
@@ -96,9 +109,10 @@ class Model:
             DataError: an unknown key, or arrays that do not fit.
         """
         dataset = self._dataset(data)
+        _check_options(options)
         evidence = self._evidence(dataset, None if observe is None else self._known(observe), rows)
         first = next(iter(evidence.values()))
-        options = {"seed": self.seed, "active": active, "dtype": _dtype(dataset), **options}
+        options = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset), **options}
         parts = [
             run(self.graph, self.modules, {name: one[chunk] for name, one in evidence.items()}, **options)
             for chunk in (slice(start, start + CHUNK) for start in range(0, max(len(first), 1), CHUNK))
@@ -108,10 +122,10 @@ class Model:
     def generate(
         self,
         to: str,
-        given: Mapping[str, Array] | Dataset,
+        given: Mapping[str, Array] | Dataset | str | Path,
         *,
         samples: int = 0,
-        observe: Iterable[str] | None = None,
+        observe: Iterable[str] | str | None = None,
         rows: Any = None,
         active: frozenset[str] | None = None,
     ) -> Imagination:
@@ -136,17 +150,25 @@ class Model:
             )
         dataset = self._dataset(given)
         keys = self._known(observe) if observe is not None else [key for key in dataset.arrays if key in self.keys]
+        if to in keys and observe is not None:
+            raise DataError(
+                f"'{to}' cannot be imagined from itself",
+                available=[key for key in self.keys if key != to],
+                fix="give other senses, or none",
+            )
         evidence = self._evidence(dataset, [key for key in keys if key != to], rows)
         name = generators[to]
         module, bindings = cast(Generative, self.modules[name]), self.graph.nodes[name].bindings
-        options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": _dtype(dataset)}
+        options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset)}
         parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
         for start in range(0, len(next(iter(evidence.values()))), CHUNK // 4):
             part = {other: one[start : start + CHUNK // 4] for other, one in evidence.items()}
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: beliefs[variable] for port, variable in bindings.items()}
-            parts.append(_imagined(module.predict(inbox, generator=generator), samples, self.seed + start))
+            with blamed(name, module):
+                imagined = module.predict(inbox, generator=generator)
+            parts.append(_imagined(imagined, samples, generator, beliefs.row_id))
         names = ("mean", "std", "samples", "decoded", "probs")
         mean, std, *rest = (_cat([getattr(part, name) for part in parts]) for name in names)
         return Imagination(cast(Tensor, mean), cast(Tensor, std), *rest)
@@ -155,16 +177,30 @@ class Model:
         """Load the data the graph names, with their split; options as in :func:`serket.data.load`."""
         return dataset_for(self.graph, None, **{"seed": self.seed, **options})
 
-    def save(self, directory: str | Path, *, metrics: Mapping[str, Any] | None = None, **parts: Any) -> Path:
-        """Write a run directory: all of it, or nothing; ``parts`` as in :func:`serket.store.write_run`."""
+    def save(
+        self, directory: str | Path, *, metrics: Mapping[str, Any] | None = None, overwrite: bool = False, **parts: Any
+    ) -> Path:
+        """Write a run directory: all of it, or nothing; ``parts`` as in :func:`serket.store.write_run`.
+
+        Raises:
+            StateError: something stands there; a run is replaced only if told to ``overwrite`` it.
+        """
+        if not overwrite and store.claim(directory).exists() and any(Path(directory).iterdir()):
+            raise StateError("a run stands there", where=str(directory), fix="choose another place, or overwrite=True")
         states = {n: dict(m.state()) for n, m in self.modules.items() if isinstance(m, Trainable)}
-        manifest = {"seed": self.seed, "device": self.device, "data": self.data, "fit_seconds": self.seconds}
+        manifest = {
+            "seed": self.seed,
+            "device": self.device,
+            "data": self.data,
+            "fit_seconds": self.seconds,
+            "dtype": str(self.dtype or "").removeprefix("torch."),
+        }
         return store.write_run(
             directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {}, manifest=manifest, **parts
         )
 
-    def _known(self, keys: Iterable[str]) -> list[str]:
-        for key in (known := list(keys)):
+    def _known(self, keys: Iterable[str] | str) -> list[str]:
+        for key in (known := [keys] if isinstance(keys, str) else list(keys)):
             if key not in self.keys:
                 raise DataError(
                     f"the graph reads no data called '{key}'",
@@ -173,9 +209,18 @@ class Model:
                 )
         return known
 
-    def _dataset(self, data: Mapping[str, Array] | Dataset) -> Dataset:
+    def _dataset(self, data: Mapping[str, Array] | Dataset | str | Path) -> Dataset:
         if isinstance(data, Dataset):
             return data
+        if isinstance(data, str | Path):
+            return load_data(data, self.keys, missing_ok=True, test_fraction=0)
+        if not isinstance(data, Mapping):
+            raise DataError(
+                "data are arrays by key",
+                expected=f"{{'{self.keys[0]}': array}}, or a path",
+                found=type(data).__name__,
+                fix=f"infer({{'{self.keys[0]}': array}})",
+            )
         senses = [key for key in data if not key.endswith(("_mask", "_sequence")) and key not in _RESERVED]
         self._known(senses)
         if not senses:
@@ -183,7 +228,8 @@ class Model:
         return load_data(data, self.keys, missing_ok=True, test_fraction=0)
 
     def _evidence(self, dataset: Dataset, observe: Sequence[str] | None, rows: Any) -> dict[str, Evidence]:
-        evidence = gather(self.graph, self.modules, dataset, rows, device=self.device)
+        dtype = self.dtype or dtype_of(dataset)
+        evidence = gather(self.graph, self.modules, dataset, rows, dtype=dtype, device=self.device)
         if observe is None:
             return evidence
         return {n: one if self.graph.nodes[n].data in observe else one.nothing() for n, one in evidence.items()}
@@ -193,10 +239,15 @@ _RESERVED = ("label", "row_id", "train", "test")
 
 
 def gather(
-    graph: Graph, modules: Mapping[str, Module], dataset: Dataset, rows: Any = None, *, device: str = "cpu"
+    graph: Graph,
+    modules: Mapping[str, Module],
+    dataset: Dataset,
+    rows: Any = None,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
 ) -> dict[str, Evidence]:
     """Return the evidence of every node that reads data."""
-    dtype = _dtype(dataset)
     return {
         node.name: dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(modules[node.name]).masks)
         for node in graph.nodes.values()
@@ -242,13 +293,16 @@ def fit(
         )
     modules = graph.build()
     seed = graph.seed if seed is None else seed
+    if not isinstance(seed, int) or seed < 0:
+        raise SerketError("no such seed", expected="a whole number from 0", found=repr(seed))
+    check_device(device)
     dataset = dataset_for(graph, data, strict=strict, test_fraction=test_fraction, seed=seed)
     model = Model(graph, modules, seed, str(device), data={"name": dataset.name, "sha256": dataset.sha256})
     start = time.perf_counter()
     if not len(dataset.train):
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")
-    evidence = gather(graph, modules, dataset, dataset.train, device=model.device)
-    dtype = _dtype(dataset)
+    dtype = model.dtype = dtype_of(dataset)
+    evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
     tags = {name: _tag(model, name) for name in modules} if kept else {}
 
     def done(fitted: Fitted, keep: bool = True) -> None:
@@ -270,8 +324,12 @@ def fit(
     for fitted in pretrain(tasks, workers=workers or os.cpu_count() or 1, report=report):
         done(fitted)
     # A composer depends on all that stands before it: only modules fitted alone are kept.
+    begun = time.perf_counter()
     for task in compose(graph, modules, evidence, seed=seed, dtype=dtype):
-        done(task.run(report), keep=False)
+        fitted = task.run(report)
+        # Hearing what the others say is part of the work.
+        done(replace(fitted, seconds=time.perf_counter() - begun), keep=False)
+        begun = time.perf_counter()
     model.seconds["total"] = time.perf_counter() - start
     return model
 
@@ -310,6 +368,7 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
         device,
         dict(manifest.get("fit_seconds", {})),
         data=dict(manifest.get("data", {})),
+        dtype=getattr(torch, str(manifest.get("dtype") or "none"), None),
     )
 
 
@@ -333,7 +392,12 @@ def dataset_for(graph: Graph, data: Dataset | Mapping[str, Array] | str | Path |
 
 def _tag(model: Model, name: str) -> str:
     node = model.graph.nodes[name]
-    ports = {port: (v, model.graph.variables[v].size) for port, v in node.bindings.items()}
+    owners = prior_owners(model.graph, model.modules, frozenset({name}))
+    ports = {}
+    for port, variable in node.bindings.items():
+        prior = owners[variable].message
+        values = {part: value.tolist() for part, value in prior.tensors().items()} if prior is not None else None
+        ports[port] = (variable, model.graph.variables[variable].size, owners[variable].kind, values)
     return store.fingerprint(
         type=node.type,
         options=dict(node.options),
@@ -346,20 +410,32 @@ def _tag(model: Model, name: str) -> str:
     )
 
 
-def _dtype(dataset: Dataset) -> torch.dtype:
+def check_device(device: str) -> str:
+    """Return a device that works.
+
+    Raises:
+        SerketError: there is none of this name here.
+    """
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = str(error).splitlines()[0][:70]
+        raise SerketError(
+            f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="use cpu"
+        ) from None
+    return device
+
+
+def dtype_of(dataset: Dataset) -> torch.dtype:
     """Return the widest floating type of the arrays, float64 if all are whole numbers."""
     kinds = {array.dtype for array in dataset.arrays.values() if array.dtype.kind == "f"}
     return torch.float32 if kinds == {np.dtype("f4")} else torch.float64
 
 
-def _imagined(distribution: Distribution, samples: int, seed: int) -> Imagination:
-    """Take mean, deviation and draws; torch draws from the global stream, which is put back as it was."""
-    drawn: Tensor | None = None
-    if samples:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            drawn = distribution.sample((samples,)).transpose(0, 1)
-    probs = _probabilities(distribution)
+def _imagined(distribution: Distribution, samples: int, generator: torch.Generator, row_id: Tensor) -> Imagination:
+    """Take mean, deviation and draws."""
+    drawn = draw_rows(distribution, samples, generator, row_id) if samples else None
+    probs = row_probs(distribution)
     if probs is not None:
         numbers = torch.arange(probs.shape[-1], device=probs.device, dtype=probs.dtype)
         centre = (probs * numbers).sum(-1, keepdim=True)
@@ -369,16 +445,11 @@ def _imagined(distribution: Distribution, samples: int, seed: int) -> Imaginatio
     return Imagination(distribution.mean, distribution.variance.clamp_min(0).sqrt(), drawn, decoded)
 
 
-def _probabilities(distribution: Distribution) -> Tensor | None:
-    """Return ``(rows, D, K)`` if the data are categories, else None."""
-    parts = getattr(distribution, "base_dist", None)
-    if isinstance(parts, Categorical):
-        return parts.probs
-    if isinstance(distribution, MixtureSameFamily):
-        parts = getattr(distribution.component_distribution, "base_dist", None)
-        if isinstance(parts, Categorical):
-            return parts.probs.mean(1)
-    return None
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(run).parameters)[3:]
+    for name in options:
+        if name not in known:
+            raise SerketError(f"no option '{name}'", available=known, fix=suggestion(name, known) or "use one of these")
 
 
 def _cat(parts: list[Tensor | None]) -> Tensor | None:

@@ -138,10 +138,10 @@ class FitReport:
 class Module(Protocol):
     """A factor over some variables with its own inference procedure.
 
-    Optional class attributes, read in one place (:func:`traits`): ``exact`` (replies are exact, with no projection),
-    ``cost`` (how time grows, if not linearly), ``masks`` (``"row"`` or ``"dimension"``), and, on the instance,
-    ``own_prior`` (a message without batch dimensions per port: used when the module owns a variable's prior, and
-    divided out of replies that include it).
+    Optional attributes, read in one place (:func:`traits`): ``exact`` (replies are exact, with no projection), ``cost``
+    (how time grows, if not linearly), ``note`` (why it offers no evidence, for ``serket check``), ``masks`` (``"row"``
+    or ``"dimension"``), and ``own_prior`` (a message without batch dimensions per port: used when the module owns a
+    variable's prior, and divided out of replies that include it).
     """
 
     @property
@@ -218,6 +218,7 @@ class Traits:
 
     exact: bool = False
     cost: str = "linear"
+    note: str = ""
     masks: Literal["row", "dimension"] = "row"
     own_prior: Mapping[str, Message] = field(default_factory=dict)
 
@@ -238,8 +239,9 @@ def uninformed(port: Port, rows: int, *, dtype: torch.dtype, device: torch.devic
 def extrinsic(reply: Reply, inbox: Mapping[str, Message], own_prior: Mapping[str, Message]) -> dict[str, Message]:
     """Divide out of every message exactly what its reply says it includes: the one place where this happens.
 
-    m(z) = reply(z) / inbox(z)^[inbox included] / own_prior(z)^[own prior included]; directions in which the quotient
-    by a training prior has negative precision carry nothing: vacuous (a foreign encoder wider than its prior).
+    m(z) = reply(z) / inbox(z)^[inbox included] / own_prior(z)^[own prior included]. A quotient by a training prior may
+    have directions of negative precision, where a foreign encoder is wider than its prior: whoever passes the message
+    on makes them vacuous, and counts them.
     """
     messages = {}
     for port, message in reply.messages.items():
@@ -247,6 +249,6 @@ def extrinsic(reply: Reply, inbox: Mapping[str, Message], own_prior: Mapping[str
         if "inbox" in parts:
             message = message / inbox[port]
         if "own_prior" in parts:
-            message = (message / own_prior[port].expand(*message.batch_shape)).semidefinite_part()
+            message = message / own_prior[port].to(message.dtype, message.device).expand(*message.batch_shape)
         messages[port] = message
     return messages

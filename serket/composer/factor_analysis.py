@@ -3,6 +3,8 @@
     z_m = mu_m + A_m s + B_m p_m + e_m,   s ~ N(0, I),  p_m ~ N(0, I),  e_m ~ N(0, diag Psi_m)
 
 The z_m are not seen, only messages exp(h' z - z' L z / 2) about them, one per row, with L = 0 where a view is missing.
+A fit wants standardised units, mean 0 and variance 1 per dimension: the start, the prior of the loadings and the floor
+of the noise are in them.
 (Klami, Virtanen & Kaski 2013 for the model; Rubin & Thayer 1982 for EM; Liu & Rubin 1994 for the collapsed step.)
 """
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from serket.messages import Gaussian
 
-__all__ = ["Reading", "View", "improve", "initial", "read"]
+__all__ = ["Reading", "View", "improve", "in_units", "initial", "read"]
 
 NOISE_FLOOR = 1e-3
 CHUNK = 4096
@@ -34,6 +36,17 @@ class View:
     def to(self, like: Tensor) -> View:
         """Return the parameters with another's dtype and device."""
         return View(*(part.to(like) for part in (self.mean, self.shared, self.private, self.noise)))
+
+    def in_units(self, location: Tensor, scale: Tensor) -> View:
+        """Express a model of z as one of u = (z - location) / scale; s and p stay as they are."""
+        column = scale.unsqueeze(1)
+        return View(
+            (self.mean - location) / scale, self.shared / column, self.private / column, self.noise / scale.square()
+        )
+
+    def out_of_units(self, location: Tensor, scale: Tensor) -> View:
+        """Express a model of u as one of z = location + scale u."""
+        return self.in_units(-location / scale, 1 / scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +70,21 @@ class Reading:
     private_mean: Tensor
     private_covariance: Tensor
     slope: Tensor
+
+
+def in_units(message: Gaussian, location: Tensor, scale: Tensor) -> tuple[Gaussian, Tensor]:
+    """Express a message over z as one over u = (z - location) / scale.
+
+    Returns:
+        The message, and log m(location), nats, ``(rows,)``: what its integrals lack of those over z.
+    """
+    if message.diagonal:
+        pulled, precision = message.precision * location, scale.square() * message.precision
+    else:
+        pulled = _times(message.precision, location.expand_as(message.info))
+        precision = scale.unsqueeze(1) * message.precision * scale
+    constant = ((message.info - pulled / 2) * location).sum(-1)
+    return Gaussian(scale * (message.info - pulled), precision), constant
 
 
 def read(view: View, message: Gaussian) -> Reading:

@@ -9,9 +9,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from serket.composer.factor_analysis import Reading, View, improve, initial, read
+from serket.composer.factor_analysis import Reading, View, improve, in_units, initial, read
 from serket.errors import DataError, MessageError
-from serket.messages import Family, Gaussian, Message
+from serket.messages import Family, Gaussian, Message, pooled_moments
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -83,6 +83,9 @@ class LinearGaussianComposer:
     ) -> FitReport:
         """Fit by expectation maximisation over all rows in which any view speaks, from principal components at first.
 
+        Each view is fitted in units in which every dimension has mean 0 and variance 1, as its messages tell: the fit
+        does not depend on the units of z. The parameters, and the log evidence in the history, are in those of z.
+
         Args:
             evidence: not used: a composer has no data.
             inbox: the views' messages; a missing view is vacuous. What the inbox says of ``shared`` is not used.
@@ -90,7 +93,7 @@ class LinearGaussianComposer:
             owned: not used: N(0, I) has nothing to learn.
             progress: called after every iteration.
             iterations: EM steps.
-            shrinkage: precision of a normal prior on the loadings.
+            shrinkage: precision of a normal prior on the loadings, in standardised units.
 
         Raises:
             DataError: fewer than two rows in which any view speaks.
@@ -105,15 +108,20 @@ class LinearGaussianComposer:
                 found=str(int(speaks.sum())),
                 fix="check the masks and the row numbers in train",
             )
-        messages = [message[speaks] for message in messages]
-        views = self.views or initial(messages, self.size, self.private)
+        units = [(location, variance.sqrt()) for location, variance in map(pooled_moments, messages)]
+        told = [in_units(message[speaks], *unit) for message, unit in zip(messages, units, strict=True)]
+        messages = [message for message, _ in told]
+        constant = sum(float(each.mean()) for _, each in told)
+        views = [view.to(unit[0]).in_units(*unit) for view, unit in zip(self.views, units, strict=bool(self.views))]
+        views = views or initial(messages, self.size, self.private)
         curve: list[float] = []
         for iteration in range(iterations):
             views, evidence_per_row = improve(views, messages, shrinkage)
+            evidence_per_row += constant
             curve.append(evidence_per_row)
             if progress:
                 progress(iteration + 1, iterations, f"log evidence {evidence_per_row:.4g}")
-        self.views = views
+        self.views = [view.out_of_units(*unit) for view, unit in zip(views, units, strict=True)]
         return FitReport(iterations, history={"log_evidence": curve})
 
     def state(self) -> Mapping[str, Tensor]:

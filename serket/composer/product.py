@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from serket.errors import GraphError, ShapeError
-from serket.messages import Family, Gaussian, Message, moment_match
+from serket.messages import Family, Gaussian, Message, leave_one_out, moment_match
 from serket.protocol import Evidence, Port, Reply, Role
 from serket.registry import register
 
@@ -74,6 +74,9 @@ class Product:
                 fix="combine some views in a product of their own first",
             )
         self.exact = not self.doubtful and set(self.trust) == {1.0}
+        tempered = f"its views are trusted with {list(self.trust)}" if set(self.trust) != {1.0} else ""
+        doubted = f"its views may lie, robust {list(self.robust)}" if self.doubtful else ""
+        self.note = " and ".join(filter(None, [tempered, doubted]))
         self.cost = "linear, times 2^views (robust)" if self.doubtful else "linear"
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), ports["shared"].size or 0)}
 
@@ -91,9 +94,11 @@ class Product:
         said = {name: cast(Gaussian, inbox[name]) ** t for name, t in zip(self.views, self.trust, strict=True)}
         if self.doubtful:
             return self._infer_robust(above, said, asked)
-        start = {"shared": Gaussian.vacuous((len(evidence),), above.size, dtype=above.dtype, device=above.device)}
-        messages = {name: _times(start.get(name, above), said, leave_out=name) for name in asked}
-        log_evidence = _times(above, said).log_z() if self.exact else None
+        nothing = Gaussian.vacuous((len(evidence),), above.size, dtype=above.dtype, device=above.device)
+        cavities, belief = leave_one_out(above, list(said.values()))
+        replies = {"shared": leave_one_out(nothing, list(said.values()))[1], **dict(zip(said, cavities, strict=True))}
+        messages = {name: replies[name] for name in asked}
+        log_evidence = belief.log_z() if self.exact else None
         return Reply(messages, log_evidence=log_evidence, bound="exact" if self.exact else "none")
 
     def _infer_robust(self, above: Gaussian, said: Mapping[str, Gaussian], asked: Sequence[str]) -> Reply:
@@ -147,13 +152,6 @@ def _mixture(
 def _project(log_weights: Tensor, parts: Sequence[Gaussian]) -> Gaussian:
     means = torch.stack([part.mean() for part in parts], 1)
     return moment_match(log_weights, means, torch.stack([part.covariance() for part in parts], 1))
-
-
-def _times(start: Gaussian, said: Mapping[str, Gaussian], leave_out: str | None = None) -> Gaussian:
-    for name, message in said.items():
-        if name != leave_out:
-            start = start * message
-    return start
 
 
 def _per_view(name: str, value: float | list[float], views: int) -> tuple[float, ...]:

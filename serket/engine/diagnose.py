@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from serket.engine.exchange import Exchange
 from serket.graph.graph import Graph
-from serket.protocol import Bound, Evidence
+from serket.messages import Message
+from serket.protocol import Bound, Evidence, Module, traits
+from serket.rows import seeded
 
 if TYPE_CHECKING:
     from serket.engine.run import Passing
@@ -39,7 +41,8 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
     total: Tensor | float = 0.0
     for name, reply in passing.replies.items():
         if reply.log_evidence is None or reply.bound == "none":
-            return None, "none", f"{name} offers no evidence"
+            note = traits(exchange.modules[name]).note
+            return None, "none", f"{name} offers no evidence" + (f": {note}" if note else "")
         total = total + reply.log_evidence
     for name, edges in exchange.edges.items():
         if not edges:
@@ -58,34 +61,49 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
 
 
 def weigh(
-    graph: Graph, exchange: Exchange, blank: Exchange, readers: tuple[str, ...], evidence: Mapping[str, Evidence]
+    graph: Graph,
+    modules: Mapping[str, Module],
+    passing: Passing,
+    blank: Exchange,
+    readers: tuple[str, ...],
+    evidence: Mapping[str, Evidence],
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Return each reading module's contribution ``(rows, modules)`` and the conflict ``(rows,)``, both in nats.
 
-    With cavity n, message m and belief b = n m at a variable of module a, and p the belief there with no evidence at
-    all: contribution = KL(b || n); conflict = min_a [log int b - log int n] - [log int p m - log int p], which is
-    log p(x_a | rest) - log p(x_a), the pointwise mutual information of one sense and the others.
+    With cavity n, message m and belief b = n m at a variable of module a, contribution = KL(b || n), summed over its
+    variables. Conflict = min_a log p(x_a | rest) - log p(x_a), the pointwise mutual information of one sense and the
+    others. At one variable that is [log int b - log int n] - [log int p m - log int p], with p the belief without any
+    evidence; a module with several ports is asked for its evidence under both sets of cavities.
     """
+    exchange = passing.exchange
     shares: list[Tensor] = []
-    least: Tensor | None = None
+    ratios: list[Tensor] = []
     for name in readers:
-        share: Tensor | None = None
-        here = evidence[name].present if name in evidence else None
-        for port, variable in graph.nodes[name].bindings.items():
-            message, belief = exchange.messages[name, port], exchange.belief(variable)
-            cavity = exchange.inbox(name)[port]
-            prior = blank.belief(variable).expand(exchange.rows)
-            gained = belief.kl(cavity)
-            ratio = belief.log_z() - cavity.log_z() - (prior * message).log_z() + prior.log_z()
-            if here is None:
-                here = torch.zeros_like(gained, dtype=torch.bool)
-            gained = torch.where(here & gained.isfinite(), gained, 0.0)
-            ratio = torch.where(here & ratio.isfinite(), ratio, torch.inf)
-            share = gained if share is None else share + gained
-            least = ratio if least is None else torch.minimum(least, ratio)
-        assert share is not None
-        shares.append(share)
-    if least is None:
-        like = next(iter(exchange.priors.values())).log_z()
-        return like.new_zeros(exchange.rows, 0), like.new_zeros(exchange.rows)
-    return torch.stack(shares, 1), torch.where(least.isfinite(), least, 0.0)
+        cavities = exchange.inbox(name)
+        marginals = {port: one.expand(exchange.rows) for port, one in blank.inbox(name).items()}
+        here = torch.zeros_like(exchange.row_id, dtype=torch.bool)
+        here = evidence[name].present if name in evidence else here
+        beliefs = {port: exchange.belief(variable) for port, variable in graph.nodes[name].bindings.items()}
+        gained = torch.stack([beliefs[port].kl(cavity) for port, cavity in cavities.items()]).sum(0)
+        shares.append(torch.where(here & gained.isfinite(), gained, 0.0))
+        if len(cavities) == 1:
+            (port,) = cavities
+            prior, message = marginals[port], exchange.messages[name, port]
+            ratio = beliefs[port].log_z() - cavities[port].log_z() - (prior * message).log_z() + prior.log_z()
+        else:
+            told = passing.replies[name].log_evidence
+            generator = seeded(seed, name, device=exchange.row_id.device)
+            if told is None or name not in evidence:
+                continue
+            alone = modules[name].infer(marginals, evidence[name], generator=generator, ports=frozenset()).log_evidence
+            ratio = told - _log_z(cavities) - cast(Tensor, alone) + _log_z(marginals)
+        ratios.append(torch.where(here & ratio.isfinite(), ratio, torch.inf))
+    like = next(iter(exchange.priors.values())).log_z()
+    none = like.new_zeros(exchange.rows)
+    least = torch.stack(ratios).amin(0) if ratios else none
+    return torch.stack(shares, 1) if shares else none[:, None][:, :0], torch.where(least.isfinite(), least, 0.0)
+
+
+def _log_z(messages: Mapping[str, Message]) -> Tensor:
+    return torch.stack([message.log_z() for message in messages.values()]).sum(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch import Tensor
 from serket.errors import MessageError, listed
 from serket.graph.check import PriorOwner
 from serket.graph.graph import Graph
-from serket.messages import FAMILIES, Message
-from serket.protocol import Module, Port, Reply, uninformed
+from serket.messages import FAMILIES, Categorical, Message, leave_one_out
+from serket.protocol import Bound, Module, Port, Reply, uninformed
 
 __all__ = ["Exchange", "check_reply"]
 
@@ -24,8 +24,10 @@ Improper = Literal["vacuous", "clip", "raise", "keep"]
 class Exchange:
     """Holds the last message of every edge; products fold in file order, the prior first, so bits do not wander.
 
-    A message may have negative precision, a belief or a cavity may not: then the messages with negative directions
-    lose those directions (``vacuous``) or the row is refused (``raise``); every row so mended is counted per edge.
+    A message may have negative precision, a belief or a cavity may not, and some category must stay possible: where a
+    product is improper, the messages at fault lose their negative directions or structural zeros (``vacuous``), or only
+    the precision of those directions (``clip``), or keep what they last were (``keep``), or the rows are refused
+    (``raise``). Every row so mended is counted per edge.
     """
 
     def __init__(
@@ -34,96 +36,134 @@ class Exchange:
         modules: Mapping[str, Module],
         owners: Mapping[str, PriorOwner],
         *,
-        rows: int,
+        row_id: Tensor,
         dtype: torch.dtype,
-        device: torch.device,
         improper: Improper = "vacuous",
     ) -> None:
-        self.graph, self.modules, self.owners, self.rows, self.policy = graph, modules, owners, rows, improper
+        self.graph, self.modules, self.owners, self.policy = graph, modules, owners, improper
+        self.row_id, self.rows, device = row_id, len(row_id), row_id.device
         self.mended: dict[Edge, Tensor] = {}  # rows in which a message was replaced
         self.priors: dict[str, Message] = {}
         self.messages: dict[Edge, Message] = {}
-        self.bent: dict[Edge, Tensor] = {}  # rows whose message has a negative direction
         self.edges: dict[str, list[Edge]] = {name: [] for name in graph.variables}
+        self._bent: dict[Edge, Tensor] = {}  # rows whose message has a negative direction
+        self._folded: dict[str, tuple[dict[Edge, Message], Message]] = {}  # cavities, belief: until a message changes
         for name, variable in graph.variables.items():
-            flat = FAMILIES[variable.family].vacuous((rows,), variable.size, dtype=dtype, device=device)
+            flat = FAMILIES[variable.family].vacuous((self.rows,), variable.size, dtype=dtype, device=device)
             owned = owners[name].message
-            self.priors[name] = flat if owned is None else _cast(owned, dtype, device).expand(rows) * flat
+            self.priors[name] = flat if owned is None else owned.to(dtype, device).expand(self.rows) * flat
         for node in graph.nodes.values():
             if node.name in modules:
                 for port, variable_name in node.bindings.items():
                     self.edges[variable_name].append((node.name, port))
-                    self.messages[node.name, port] = uninformed(node.ports[port], rows, dtype=dtype, device=device)
+                    self.messages[node.name, port] = uninformed(node.ports[port], self.rows, dtype=dtype, device=device)
 
     @property
     def improper(self) -> Counter[str]:
         """Rows in which a message had to be replaced, however often, by edge ``module.port``."""
         return Counter({".".join(edge): int(rows.sum()) for edge, rows in self.mended.items()})
 
-    def inbox(self, node: str) -> dict[str, Message]:
-        """Return per port the cavity: everything but the node's own message on that port."""
-        bindings = self.graph.nodes[node].bindings
-        return {port: self._product(variable, leave_out=(node, port)) for port, variable in bindings.items()}
+    def inbox(self, node: str, hidden: frozenset[str] = frozenset()) -> dict[str, Message]:
+        """Return per port the cavity: everything but the node's own message; on hidden ports nothing."""
+        cavities: dict[str, Message] = {}
+        for port, variable in self.graph.nodes[node].bindings.items():
+            last = self.messages[node, port]
+            hide = port in hidden
+            cavities[port] = (
+                last.mask(torch.zeros_like(self.row_id, dtype=torch.bool))
+                if hide
+                else (self._fold(variable)[0][node, port])
+            )
+        return cavities
 
     def belief(self, variable: str) -> Message:
         """Return the product of all messages at a variable, with its prior once."""
-        return self._product(variable)
+        return self._fold(variable)[1]
 
     def put(self, node: str, port: str, message: Message, open_rows: Tensor | None, damping: Tensor | None) -> None:
         """Store a message, in the rows still open, mixed with the last one where damped."""
-        old = self.messages[node, port]
+        edge, old = (node, port), self.messages[node, port]
         if damping is not None:
             message = message.where(damping == 0, (message ** (1 - damping)) * (old**damping))
         if open_rows is not None:
             message = message.where(open_rows, old)
-        self.messages[node, port] = message
         bent = ~message.is_semidefinite()
-        self.bent.pop((node, port), None)
+        self._bent.pop(edge, None)
         if bool(bent.any()):
-            self.bent[node, port] = bent
             if self.policy == "keep":
-                self.messages[node, port] = message.where(~bent, old)
-                self.bent.pop((node, port))
-                self._mend((node, port), bent)
+                message = message.where(~bent, old)
+                self.count(edge, bent)
+            else:
+                self._bent[edge] = bent
+        self.messages[edge] = message
+        self._folded.pop(self.graph.nodes[node].bindings[port], None)
 
-    def _product(self, variable: str, leave_out: Edge | None = None) -> Message:
-        product, bent = self.priors[variable], []
-        for edge in self.edges[variable]:
-            if edge != leave_out:
-                product = product * self.messages[edge]
-                bent += [edge] if edge in self.bent else []
-        if not bent:
-            return product
-        broken = ~product.is_semidefinite()
-        if not bool(broken.any()):
-            return product
-        if self.policy == "raise":
-            where = ", ".join(f"{node}.{port}" for node, port in bent)
-            raise MessageError(
-                f"the belief at '{variable}' is improper",
-                where=where,
-                found=f"negative precision in rows {listed(broken.nonzero().flatten().tolist())}",
-                fix="run with improper='vacuous' to drop those directions",
-            )
-        mended = self.priors[variable]
-        for edge in self.edges[variable]:
-            if edge != leave_out:
-                message = self.messages[edge]
-                if edge in self.bent:
-                    self._mend(edge, broken & self.bent[edge])
-                    tamed = message.clipped() if self.policy == "clip" else message.semidefinite_part()
-                    message = message.where(~self.bent[edge], tamed)
-                mended = mended * message
-        return mended.where(broken, product)
-
-    def _mend(self, edge: Edge, rows: Tensor) -> None:
-        before = self.mended.get(edge)
+    def count(self, edge: Edge, rows: Tensor) -> None:
+        """Note rows in which a message was mended."""
         if bool(rows.any()):
+            before = self.mended.get(edge)
             self.mended[edge] = rows if before is None else rows | before
 
+    def _fold(self, variable: str) -> tuple[dict[Edge, Message], Message]:
+        if variable not in self._folded:
+            edges, prior = self.edges[variable], self.priors[variable]
+            messages = [self.messages[edge] for edge in edges]
+            cavities, belief = leave_one_out(prior, messages)
+            bent = [edge for edge in edges if edge in self._bent]
+            # Categories that are all excluded by several messages, each proper by itself, are excluded in the belief.
+            if bent or (isinstance(belief, Categorical) and not bool(belief.is_proper().all())):
+                cavities, belief = self._mended(variable, cavities, belief)
+            self._folded[variable] = dict(zip(edges, cavities, strict=True)), belief
+        return self._folded[variable]
 
-def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], rows: int) -> dict[str, Message]:
-    """Check a reply where it was made: names, families, shapes, finiteness; then return its extrinsic messages."""
+    def _mended(self, variable: str, cavities: list[Message], belief: Message) -> tuple[list[Message], Message]:
+        """Replace improper products by those of tamed messages, in the rows concerned."""
+        edges = self.edges[variable]
+        broken = [~product.is_semidefinite() for product in [*cavities, belief]]
+        anywhere = torch.stack(broken).any(0)
+        if not bool(anywhere.any()):
+            return cavities, belief
+        faulty = {edge: self._bent.get(edge, torch.zeros_like(anywhere)) for edge in edges}
+        for edge in edges:
+            if isinstance(message := self.messages[edge], Categorical):
+                faulty[edge] = faulty[edge] | torch.isneginf(message.logits).any(-1)
+        if self.policy == "raise":
+            raise MessageError(
+                f"the belief at '{variable}' is improper",
+                where=", ".join(".".join(edge) for edge in edges if bool((faulty[edge] & anywhere).any())),
+                found=f"negative precision, or no category left, in rows {listed(self.row_id[anywhere].tolist())}",
+                fix="run with improper='vacuous' to drop what is at fault",
+            )
+        tame = "clipped" if self.policy == "clip" else "semidefinite_part"
+        for i, edge in enumerate(edges):
+            in_others = torch.stack([rows for k, rows in enumerate(broken) if k != i]).any(0)
+            self.count(edge, faulty[edge] & in_others)
+        messages = [self.messages[edge].where(~faulty[edge], getattr(self.messages[edge], tame)()) for edge in edges]
+        prior = self.priors[variable]
+        prior = prior.semidefinite_part() if isinstance(prior, Categorical) else prior
+        tamed, whole = leave_one_out(prior, messages)
+        mended = [
+            new.where(rows, old) for new, rows, old in zip([*tamed, whole], broken, [*cavities, belief], strict=True)
+        ]
+        return mended[:-1], mended[-1]
+
+
+def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], rows: int) -> None:
+    """Check a reply where it was made: names, families, shapes, finiteness.
+
+    Raises:
+        MessageError: names the module and port, what was expected and what was found.
+    """
+    if not isinstance(reply, Reply):
+        raise MessageError(
+            f"{type(module).__name__}.infer returned no reply",
+            where=name,
+            expected="serket.Reply",
+            found=type(reply).__name__,
+            fix="return serket.Reply({port: message, ...})",
+        )
+    if reply.bound not in get_args(Bound):
+        raise MessageError("no such bound", where=name, available=get_args(Bound), found=str(reply.bound))
     if set(reply.messages) != asked:
         raise MessageError(
             "the reply does not answer the ports asked for",
@@ -142,7 +182,6 @@ def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], 
             expected=f"({rows},) and no NaN",
             found=f"{tuple(evidence.shape)}, NaN in rows {rows_found or 'none'}",
         )
-    return reply.messages if isinstance(reply.messages, dict) else dict(reply.messages)
 
 
 def _check_message(where: str, port: Port, message: Message, rows: int) -> None:
@@ -165,7 +204,3 @@ def _check_message(where: str, port: Port, message: Message, rows: int) -> None:
                 expected="finite numbers; a row that says nothing is vacuous (zeros)",
                 found=f"rows {found}",
             )
-
-
-def _cast(message: Message, dtype: torch.dtype, device: torch.device) -> Message:
-    return type(message)(**{name: values.to(device, dtype) for name, values in message.tensors().items()})

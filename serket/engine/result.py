@@ -13,10 +13,10 @@ from torch import Tensor
 from serket.messages import Gaussian, Message
 from serket.protocol import Bound
 
-__all__ = ["Result"]
+__all__ = ["Result", "stacked"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Result(Mapping[str, Message]):
     """Beliefs by variable, and what is to be said about them; itself a mapping from variable to belief.
 
@@ -66,7 +66,7 @@ class Result(Mapping[str, Message]):
         for part in parts:
             improper.update(part.improper)
         return cls(
-            beliefs={name: _stack([part.beliefs[name] for part in parts]) for name in first.beliefs},
+            beliefs={name: stacked([part.beliefs[name] for part in parts]) for name in first.beliefs},
             row_id=torch.cat([part.row_id for part in parts]),
             modules=first.modules,
             present=torch.cat([part.present for part in parts]),
@@ -80,11 +80,18 @@ class Result(Mapping[str, Message]):
             iterations=max(part.iterations for part in parts),
             history=max((part.history for part in parts), key=len),
             improper=dict(improper),
-            info={name: _stack_info([part.info.get(name) for part in parts]) for name in first.info},
+            info={name: _joined_info([part.info.get(name) for part in parts]) for name in first.info},
         )
 
     def __getitem__(self, variable: str) -> Message:
+        if variable not in self.beliefs:
+            raise KeyError(f"no variable '{variable}'; there are {', '.join(self.beliefs)}")
         return self.beliefs[variable]
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}: {type(one).__name__}({one.size})" for name, one in self.beliefs.items())
+        kind = f"exact={self.exact}, converged={self.converged}, bound={self.bound!r}"
+        return f"Beliefs({len(self.row_id)} rows; {kinds}; {kind})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.beliefs)
@@ -93,11 +100,14 @@ class Result(Mapping[str, Message]):
         return len(self.beliefs)
 
 
-def _stack(parts: Sequence[Message]) -> Message:
+def stacked(parts: Sequence[Message]) -> Message:
+    """Put messages of consecutive rows together."""
+    if len(parts) == 1:
+        return parts[0]
     alike = [part.full() if isinstance(part, Gaussian) else part for part in parts]
     return type(alike[0])(**{name: torch.cat([part.tensors()[name] for part in alike]) for name in alike[0].tensors()})
 
 
-def _stack_info(parts: Sequence[Tensor | float | None]) -> Tensor | float:
+def _joined_info(parts: Sequence[Tensor | float | None]) -> Tensor | float:
     rows = [part for part in parts if isinstance(part, Tensor) and part.dim()]
     return torch.cat(rows) if len(rows) == len(parts) else cast(float, parts[0])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from serket.engine.blame import blamed
 from serket.engine.diagnose import account, weigh
 from serket.engine.exchange import Exchange, Improper, check_reply
 from serket.engine.result import Result
 from serket.engine.schedule import Step, schedule
-from serket.errors import ConvergenceWarning, SerketError
+from serket.errors import ConvergenceWarning, MessageError, SerketError
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph
 from serket.messages import Message
@@ -76,38 +78,29 @@ def run(
     """
     names = frozenset(graph.nodes) if active is None else active
     used = {name: modules[name] for name in graph.nodes if name in names}
+    if not evidence:
+        raise MessageError("no evidence is given", expected="Evidence for one module at least, of any number of rows")
     some = next(iter(evidence.values()))
-    dtype = dtype or _widest(evidence)
-    passing = pass_messages(
+    passed = partial(
+        pass_messages,
         graph,
         used,
-        evidence,
         seed=seed,
-        dtype=dtype,
+        dtype=dtype or _widest(evidence),
         max_iterations=max_iterations,
         tolerance=tolerance,
         improper=improper,
         relay=relay,
     )
-    nothing = {name: one[:1].nothing() for name, one in evidence.items()}
-    blank = pass_messages(
-        graph,
-        used,
-        nothing,
-        seed=seed,
-        dtype=dtype,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        improper=improper,
-        relay=relay,
-    )
+    passing = passed(evidence)
+    blank = passed({name: one[:1].nothing() for name, one in evidence.items()})
     exchange = passing.exchange
     beliefs = {name: exchange.belief(name) for name in graph.variables if exchange.edges[name]}
     converged = passing.open_rows is None or not bool(passing.open_rows.any())
     if not converged and on_no_convergence != "ignore":
         _complain(passing, on_no_convergence)
     readers = tuple(node.name for node in graph.nodes.values() if node.data is not None and node.name in names)
-    contribution, conflict = weigh(graph, passing.exchange, blank.exchange, readers, evidence)
+    contribution, conflict = weigh(graph, used, passing, blank.exchange, readers, evidence, seed)
     log_evidence, bound, reason = account(graph, passing)
     exact = passing.tree and not exchange.improper and all(traits(m).exact for m in used.values())
     exact = exact and not any(r.tilted for r in passing.replies.values()) and not _bent(graph, names)
@@ -154,54 +147,55 @@ def pass_messages(
     Args:
         extra_sweeps: after the passes on a tree; they change nothing.
         owners: prior owners, if not those of law 2 among the modules.
-        silent: a module that hears but is not called.
+        silent: a module that hears but is not called; on a tree only the messages that reach it are computed.
         others: as in :func:`run`.
     """
-    some = next(iter(evidence.values()))
-    rows, device = len(some), some.row_id.device
+    row_id = next(iter(evidence.values())).row_id
     names = frozenset(modules)
     speaking = names - {silent}
-    plan = schedule(graph, speaking)
+    plan = schedule(graph, names, root=silent)
+    plan = plan if plan.tree or silent is None else schedule(graph, speaking)
     owners = owners or prior_owners(graph, modules, names)
-    exchange = Exchange(graph, modules, owners, rows=rows, dtype=dtype, device=device, improper=improper)
+    exchange = Exchange(graph, modules, owners, row_id=row_id, dtype=dtype, improper=improper)
     passing = Passing(exchange, {}, plan.tree)
-    generators = {name: seeded(seed, name, device=device) for name in modules}
-    absent = Evidence(some.row_id, None, torch.zeros(rows, dtype=torch.bool, device=device))
+    generators = {name: seeded(seed, name, device=row_id.device) for name in modules}
+    absent = Evidence(row_id, None, torch.zeros_like(row_id, dtype=torch.bool))
     damping: Tensor | None = None
 
     def call(step: Step) -> None:
         node, module, asked = graph.nodes[step.node], modules[step.node], frozenset(step.ports)
-        inbox = exchange.inbox(step.node)
-        try:
+        inbox = exchange.inbox(step.node, hidden=asked if step.upward else frozenset())
+        with blamed(step.node, module):
             reply = module.infer(inbox, evidence.get(step.node, absent), generator=generators[step.node], ports=asked)
-        except SerketError as error:
-            error.where = f"{step.node}: {error.where}" if error.where else step.node
-            raise
         reply = relay(reply) if relay else reply
-        check_reply(step.node, module, reply, asked, rows)
+        check_reply(step.node, module, reply, asked, len(row_id))
         passing.replies[step.node] = reply
         for port, message in extrinsic(reply, inbox, traits(module).own_prior).items():
+            if "own_prior" in reply.includes.get(port, ()):
+                wide = ~message.is_semidefinite()
+                exchange.count((step.node, port), wide)
+                message = message.where(~wide, message.semidefinite_part())
             trust = node.trust.get(port, 1.0)
             exchange.put(step.node, port, message if trust == 1 else message**trust, passing.open_rows, damping)
 
     for step in plan.passes:
-        call(step)
+        if silent is None or (step.upward and step.node != silent):
+            call(step)
     passing.iterations = 1
-    if not speaking:
-        return passing
     tilted = any(reply.tilted for reply in passing.replies.values())
-    if plan.tree and not tilted:
+    if plan.tree and (silent is not None or not tilted):
         for _ in range(extra_sweeps):
             for step in plan.sweep:
                 call(step)
         return passing
     tolerance = tolerance if tolerance is not None else (1e-10 if dtype == torch.float64 else 1e-6)
-    passing.open_rows = torch.ones(rows, dtype=torch.bool, device=device)
-    damping = torch.zeros(rows, dtype=dtype, device=device)
+    passing.open_rows = torch.ones_like(row_id, dtype=torch.bool)
+    damping = torch.zeros(len(row_id), dtype=dtype, device=row_id.device)
     before, last, waited = _beliefs(exchange), torch.full_like(damping, torch.inf), torch.zeros_like(damping)
     for passing.iterations in range(1, max_iterations + 1):
         for step in plan.sweep:
-            call(step)
+            if step.node != silent:
+                call(step)
         beliefs = _beliefs(exchange)
         change = torch.stack([beliefs[name].kl(before[name]) for name in beliefs]).amax(0)
         passing.history.append(float(change[passing.open_rows].max()))

@@ -13,10 +13,14 @@ __all__ = ["Schedule", "Step", "schedule"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of one module, for these ports; with none, only its evidence is computed."""
+    """One call of one module, for these ports; with none, only its evidence is computed.
+
+    An upward step comes before the rest of the graph has spoken: its own ports hear nothing yet.
+    """
 
     node: str
     ports: tuple[str, ...]
+    upward: bool = False
 
     def __str__(self) -> str:
         return f"{self.node} -> {', '.join(self.ports) or 'evidence'}"
@@ -42,10 +46,11 @@ class Schedule:
         return "repeat:\n" + "\n".join(f"{i + 1}. {step}" for i, step in enumerate(self.sweep))
 
 
-def schedule(graph: Graph, active: frozenset[str] | None = None) -> Schedule:
+def schedule(graph: Graph, active: frozenset[str] | None = None, root: str | None = None) -> Schedule:
     """Order the calls: on a forest collect towards a root and distribute from it, on loops sweep in file order.
 
-    The root of each part is its first module without data, else its first module, so that costly encoders are leaves.
+    The root of each part is the one given, else its first module without data, else its first module, so that costly
+    encoders are leaves.
     """
     nodes = [node for node in graph.nodes.values() if active is None or node.name in active]
     sweep = tuple(Step(node.name, tuple(node.ports)) for node in nodes)
@@ -58,15 +63,17 @@ def schedule(graph: Graph, active: frozenset[str] | None = None) -> Schedule:
         here = [node for node in nodes if ("node", node.name) in part]
         if not here:
             continue
-        root = min(here, key=lambda node: node.data is not None)  # min keeps file order among equals
-        depth = nx.single_source_shortest_path_length(network, ("node", root.name))
+        top = min(
+            here, key=lambda node: (node.name != root, node.data is not None)
+        )  # min keeps file order among equals
+        depth = nx.single_source_shortest_path_length(network, ("node", top.name))
         upward: list[Step] = []
         for node in sorted(here, key=lambda node: depth["node", node.name]):
             level = depth["node", node.name]
             up = tuple(p for p, v in node.bindings.items() if depth["variable", v] < level)
             down = tuple(p for p in node.bindings if p not in up)
             if up:
-                upward.append(Step(node.name, up))
+                upward.append(Step(node.name, up, upward=True))
             distribute.append(Step(node.name, down))
         collect += reversed(upward)
     return Schedule((*collect, *distribute), sweep, tree=True)

@@ -103,8 +103,9 @@ def check(graph: Graph) -> Report:
     trusted = all(trust == 1 for node in graph.nodes.values() for trust in node.trust.values())
     plain = trusted and all(owner.kind != "combine" for owner in owners.values())
     cost = {name: traits(module).cost for name, module in modules.items()}
-    warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, cost)]
-    exact = tree and plain and all(traits(module).exact for module in modules.values())
+    warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules)]
+    sure = all(traits(module).exact and not traits(module).note for module in modules.values())
+    exact = tree and plain and sure
     return Report(owners, tree, exact, cost, tuple(warnings))
 
 
@@ -134,13 +135,16 @@ def _about_cycles(graph: Graph) -> list[str]:
     return found
 
 
-def _about_nodes(graph: Graph, cost: Mapping[str, str]) -> list[str]:
+def _about_nodes(graph: Graph, modules: Mapping[str, Module]) -> list[str]:
     found = []
     for node in graph.nodes.values():
+        promised = traits(modules[node.name])
         found += [f"{node.name}.{port}: its messages are raised to the power {trust:g}, so no log evidence is reported"
                   for port, trust in node.trust.items() if trust != 1]  # fmt: skip
-        if cost[node.name] != "linear":
-            found.append(f"{node.name}: its cost is {cost[node.name]}, not linear")
+        if promised.note:
+            found.append(f"{node.name}: {promised.note}")
+        if promised.cost != "linear":
+            found.append(f"{node.name}: its cost is {promised.cost}, not linear")
         silent = node.data is None and all(port.role == Role.PARENT for port in node.ports.values())
         if silent and node.kind == "module":
             found.append(f"{node.name}: without data or a child port, it has nothing to say")

@@ -3,9 +3,19 @@
 from serket.messages.base import Family, Message
 from serket.messages.categorical import Categorical
 from serket.messages.gaussian import Gaussian
-from serket.messages.moments import moment_match
+from serket.messages.moments import moment_match, pooled_moments
+from serket.messages.products import leave_one_out
 
-__all__ = ["FAMILIES", "Categorical", "Family", "Gaussian", "Message", "moment_match"]
+__all__ = [
+    "FAMILIES",
+    "Categorical",
+    "Family",
+    "Gaussian",
+    "Message",
+    "leave_one_out",
+    "moment_match",
+    "pooled_moments",
+]
 
 FAMILIES: dict[Family, type[Gaussian] | type[Categorical]] = {
     Family.GAUSSIAN: Gaussian,

@@ -65,6 +65,10 @@ class Message(Protocol):
         """Select rows of the first batch dimension."""
         ...
 
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """Return the message in another type, on another device."""
+        ...
+
     def expand(self, *batch: int) -> Self:
         """Broadcast the batch dimensions to ``batch``."""
         ...

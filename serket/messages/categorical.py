@@ -109,6 +109,10 @@ class Categorical:
         """Select rows of the first batch dimension."""
         return type(self)(self.logits[rows])
 
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """Return the message in another type, on another device."""
+        return type(self)(self.logits.to(device, dtype))
+
     def expand(self, *batch: int) -> Self:
         """Broadcast the batch dimensions to ``batch``."""
         return type(self)(self.logits.expand(*batch, self.size))
@@ -134,11 +138,14 @@ class Categorical:
         return self.is_proper()
 
     def semidefinite_part(self) -> Self:
-        """Make improper rows vacuous."""
-        return self.mask(self.is_proper())
+        """Lift structural zeros to the floor under the largest logit; make rows in which nothing is finite vacuous."""
+        none = torch.isneginf(self.logits)
+        floor = math.log(torch.finfo(self.dtype).tiny)
+        top = torch.where(none, -math.inf, self.logits).amax(-1, keepdim=True)
+        return type(self)(torch.where(none, top + floor, self.logits)).mask(self.is_proper())
 
     def clipped(self) -> Self:
-        """Make improper rows vacuous: there is nothing to clip in logits."""
+        """Return :meth:`semidefinite_part`: logits have no precision to clip."""
         return self.semidefinite_part()
 
     def log_z(self) -> Tensor:

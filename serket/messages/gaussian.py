@@ -126,6 +126,10 @@ class Gaussian:
         """Select rows of the first batch dimension."""
         return type(self)(self.info[rows], self.precision[rows])
 
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """Return the message in another type, on another device."""
+        return type(self)(self.info.to(device, dtype), self.precision.to(device, dtype))
+
     def expand(self, *batch: int) -> Self:
         """Broadcast the batch dimensions to ``batch``."""
         events = self.precision.shape[len(self.batch_shape) :]
@@ -147,7 +151,7 @@ class Gaussian:
         """Per row, whether Lambda is positive definite (for a matrix: its Cholesky factor exists)."""
         if self.diagonal:
             return (self.precision > 0).all(-1)
-        return torch.eq(torch.linalg.cholesky_ex(self.precision)[1], 0)
+        return self._factored()[1]
 
     def is_vacuous(self) -> Tensor:
         """Per row, whether eta and Lambda are zero."""
@@ -161,10 +165,7 @@ class Gaussian:
         """
         if self.diagonal:
             return (self.precision >= 0).all(-1)
-        eps = torch.finfo(self.dtype).eps
-        scale = self.precision.diagonal(dim1=-2, dim2=-1).abs().amax(-1).clamp_min(eps)
-        slack = torch.diag_embed((eps**0.75 * scale).unsqueeze(-1).expand_as(self.info))
-        return torch.eq(torch.linalg.cholesky_ex(self.precision + slack)[1], 0)
+        return torch.eq(torch.linalg.cholesky_ex(with_slack(self.precision))[1], 0)
 
     def semidefinite_part(self) -> Self:
         """Drop the directions of negative precision: they become vacuous, the others stay as they were."""
@@ -221,11 +222,10 @@ class Gaussian:
             lam = torch.where(proper, self.precision, 1.0)
             value = (self.info**2 / lam - lam.log()).sum(-1)
             return torch.where(proper.all(-1), (value + constant) / 2, math.inf)
-        factor, failed = torch.linalg.cholesky_ex(self.precision)
-        factor = torch.where((failed == 0)[..., None, None], factor, torch.eye(self.size).to(factor))
+        factor, regular = self._factored()
         half = torch.linalg.solve_triangular(factor, self.info.unsqueeze(-1), upper=False).squeeze(-1)
         value = (half**2).sum(-1) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return torch.where(failed == 0, (value + constant) / 2, math.inf)
+        return torch.where(regular, (value + constant) / 2, math.inf)
 
     def kl(self, other: Self) -> Tensor:
         """KL(self || other), nats; +inf where a side is improper, unless both hold the same numbers.
@@ -234,19 +234,21 @@ class Gaussian:
         """
         a, b = self._alike(other)
         same = (a.info == b.info).all(-1) & (a.precision == b.precision).flatten(a.info.dim() - 1).all(-1)
-        proper = a.is_proper() & b.is_proper()
-        unit = type(self).standard((), self.size, dtype=self.dtype, device=self.device).expand(*self.batch_shape)
-        a, b = a.where(proper, unit), b.where(proper, unit)
-        gap = a.mean() - b.mean()
         if a.diagonal and b.diagonal:
+            proper = a.is_proper() & b.is_proper()
+            unit = type(self).standard((), self.size, dtype=self.dtype, device=self.device).expand(*self.batch_shape)
+            a, b = a.where(proper, unit), b.where(proper, unit)
+            gap = a.mean() - b.mean()
             ratio = b.precision / a.precision
             value = (ratio - ratio.log() - 1 + b.precision * gap**2).sum(-1) / 2
         else:
-            left, right = torch.linalg.cholesky(a.full().precision), torch.linalg.cholesky(b.full().precision)
+            (left, first), (right, second) = a._factored(), b._factored()
+            proper = first & second
+            gap = (_mean(left, a.info) - _mean(right, b.info)).unsqueeze(-1)
             # tr(Lambda_b Sigma_a) = || L_a^-1 L_b ||^2 with Lambda = L L'
             mixed = torch.linalg.solve_triangular(left, right, upper=False)
             dets = left.diagonal(dim1=-2, dim2=-1).log() - right.diagonal(dim1=-2, dim2=-1).log()
-            pull = (right.mT @ gap.unsqueeze(-1)).squeeze(-1)
+            pull = (right.mT @ gap).squeeze(-1)
             value = ((mixed**2).sum((-2, -1)) + (pull**2).sum(-1) - self.size) / 2 + dets.sum(-1)
         value = value.clamp_min(0.0)
         return torch.where(same, 0.0, torch.where(proper, value, math.inf))
@@ -257,11 +259,8 @@ class Gaussian:
         Raises:
             MessageError: rows whose precision is not positive definite.
         """
-        self._require_proper("mean")
-        if self.diagonal:
-            return self.info / self.precision
-        factor = torch.linalg.cholesky(self.precision)
-        return torch.cholesky_solve(self.info.unsqueeze(-1), factor).squeeze(-1)
+        factor = self._require_proper("mean")
+        return self.info / self.precision if factor is None else _mean(factor, self.info)
 
     def covariance(self) -> Tensor:
         """Covariance Lambda^-1, ``(*batch, D, D)``.
@@ -269,15 +268,13 @@ class Gaussian:
         Raises:
             MessageError: rows whose precision is not positive definite.
         """
-        self._require_proper("covariance")
-        if self.diagonal:
-            return torch.diag_embed(1 / self.precision)
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision))
+        factor = self._require_proper("covariance")
+        return torch.diag_embed(1 / self.precision) if factor is None else torch.cholesky_inverse(factor)
 
     def variance(self) -> Tensor:
         """Marginal variances, ``(*batch, D)``; raises like :meth:`covariance`."""
-        self._require_proper("variance")
-        return 1 / self.precision if self.diagonal else self.covariance().diagonal(dim1=-2, dim2=-1)
+        factor = self._require_proper("variance")
+        return 1 / self.precision if factor is None else torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1)
 
     def sample(self, generator: torch.Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw ``(*shape, *batch, D)`` from the normalised potential; raises like :meth:`mean`."""
@@ -288,19 +285,19 @@ class Gaussian:
 
     def shift(self, noise: Tensor) -> Tensor:
         """Turn standard normal noise ``(..., *batch, D)`` into draws: mu + L^-T noise, with Lambda = L L'."""
-        if self.diagonal:
-            return self.mean() + noise / self.precision.sqrt()
-        factor = torch.linalg.cholesky(self.precision)
+        factor = self._require_proper("mean")
+        if factor is None:
+            return self.info / self.precision + noise / self.precision.sqrt()
         spread: Tensor = torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1), upper=True)
-        return self.mean() + spread.squeeze(-1)
+        return _mean(factor, self.info) + spread.squeeze(-1)
 
     def to_distribution(self) -> torch.distributions.Distribution:
         """Return the normalised potential as a torch distribution with event dimension one."""
-        self._require_proper("to_distribution")
-        if self.diagonal:
-            normal = torch.distributions.Normal(self.mean(), self.precision.rsqrt())
+        factor = self._require_proper("to_distribution")
+        if factor is None:
+            normal = torch.distributions.Normal(self.info / self.precision, self.precision.rsqrt())
             return torch.distributions.Independent(normal, 1)
-        return torch.distributions.MultivariateNormal(self.mean(), precision_matrix=self.precision)
+        return torch.distributions.MultivariateNormal(_mean(factor, self.info), precision_matrix=self.precision)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return ``info`` and ``precision``."""
@@ -312,8 +309,17 @@ class Gaussian:
             raise MessageError("messages over different variables", expected=f"Gaussian({self.size})", found=found)
         return (self, other) if self.diagonal == other.diagonal else (self.full(), other.full())
 
-    def _require_proper(self, what: str) -> None:
-        proper = self.is_proper()
+    def _factored(self) -> tuple[Tensor, Tensor]:
+        """Return L with Lambda = L L', for a full message, the identity in improper rows; and which rows are proper."""
+        factor, failed = torch.linalg.cholesky_ex(self.precision)
+        proper = torch.eq(failed, 0)
+        if not bool(proper.all()):
+            factor = torch.where(proper[..., None, None], factor, torch.eye(self.size).to(factor))
+        return factor, proper
+
+    def _require_proper(self, what: str) -> Tensor | None:
+        """Raise unless every row is proper; return the Cholesky factor of a full precision, None for a diagonal one."""
+        factor, proper = (None, self.is_proper()) if self.diagonal else self._factored()
         if not bool(proper.all()):
             rows = listed((~proper).reshape(-1).nonzero().flatten().tolist())
             raise MessageError(
@@ -322,3 +328,38 @@ class Gaussian:
                 expected="a positive definite precision",
                 fix="multiply by a prior first, or select the rows where is_proper() is true",
             )
+        return factor
+
+
+def with_slack(matrices: Tensor) -> Tensor:
+    """Add eps^(3/4) of the largest diagonal entry to the diagonal, ``(*batch, D, D)``: what rounding may have taken."""
+    eps = torch.finfo(matrices.dtype).eps
+    diagonal = matrices.diagonal(dim1=-2, dim2=-1)
+    scale = diagonal.abs().amax(-1, keepdim=True).clamp_min(eps)
+    return matrices + torch.diag_embed((eps**0.75 * scale).expand_as(diagonal))
+
+
+def factored(matrices: Tensor) -> Tensor:
+    """Return Cholesky factors, ``(*batch, D, D)``, of sums of precisions; with slack where one fails by rounding.
+
+    Raises:
+        MessageError: a matrix is not positive definite, by more than rounding.
+    """
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    loose = failed != 0
+    if bool(loose.any()):
+        again, failed = torch.linalg.cholesky_ex(with_slack(matrices[loose]))
+        if bool(failed.any()):
+            raise MessageError(
+                "a Gaussian message has negative precision: component times message cannot be integrated",
+                expected="a positive semidefinite precision in every row",
+                fix="send Gaussian.semidefinite_part() of the message; if precisions are huge, use float64",
+            )
+        factor = factor.index_put((loose,), again)
+    return factor
+
+
+def _mean(factor: Tensor, info: Tensor) -> Tensor:
+    """Solve L L' mu = eta, ``(*batch, D)``."""
+    return torch.cholesky_solve(info.unsqueeze(-1), factor).squeeze(-1)

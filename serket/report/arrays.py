@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from serket.engine import Result
 from serket.messages import Categorical, Gaussian
 from serket.model import Imagination
+from serket.store.files import naming
 
 __all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]
 
@@ -49,10 +51,16 @@ def imagination_as_arrays(key: str, imagined: Imagination, row_id: Any) -> dict[
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write an .npz beside its place, then move it there whole."""
+    """Write an .npz beside its place, then move it there whole; a key may have any name, ``np.savez`` forbids some."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    plain: dict[str, Any] = {n: np.asarray(v.cpu() if isinstance(v, Tensor) else v) for n, v in arrays.items()}
-    with beside.open("wb") as file:
-        np.savez(file, allow_pickle=False, **plain)
-    beside.replace(path)
+    with naming(path):
+        try:
+            with zipfile.ZipFile(beside, "w") as whole:
+                for name, value in arrays.items():
+                    array = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+                    with whole.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)

@@ -33,11 +33,13 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
     if not able:
         return
     to = max(able, key=lambda key: (key in shapes, dataset.arrays[key][0].size))
-    given = next((key for key in model.keys if key != to and key in dataset.arrays), to)
+    given = next((key for key in model.keys if key != to and key in dataset.arrays), None)
+    if given is None:
+        return
     rows = _examples(dataset, to)
     evidence = dataset.evidence(to, rows)
     imagined = model.generate(to, dataset, observe=[given], rows=rows, active=integrated(model))
-    if evidence.values is None or imagined.decoded is None or given == to:
+    if evidence.values is None or imagined.decoded is None:
         return
     imagined_grid(
         folder / "imagined.png",

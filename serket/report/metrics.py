@@ -14,10 +14,16 @@ from serket.errors import DataError
 __all__ = ["concept_ari", "joined", "probe", "probe_accuracy", "subsets"]
 
 
-def subsets(keys: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return all non-empty subsets, the single ones first, each sorted; there are 2^M - 1 of M keys."""
+def subsets(keys: Iterable[str], most: int | None = None) -> list[tuple[str, ...]]:
+    """Return all non-empty subsets, the single ones first, each sorted; there are 2^M - 1 of M keys.
+
+    Of more keys than ``most``: the single ones, all but one, and all, which are 2 M + 1.
+    """
     names = sorted(set(keys))
-    return [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
+    sizes: Iterable[int] = range(1, len(names) + 1)
+    if most is not None and len(names) > most:
+        sizes = [1, len(names) - 1, len(names)]
+    return [subset for size in sizes for subset in combinations(names, size)]
 
 
 def joined(subset: Iterable[str]) -> str:

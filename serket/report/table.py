@@ -17,10 +17,12 @@ _TITLES = {"probe_accuracy": "probe accuracy", "concept_ari": "concept ARI", "ev
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what ``metrics.json`` holds: subsets by measures, modules by measures that need no labels, what it took."""
+    """Print what ``metrics.json`` holds: subsets and modules by measures, notes, what it took."""
     console = console or Console()
     for table in tables(metrics):
         console.print(table, "")
+    for note in metrics.get("notes", ()):
+        console.print(Text(f"note: {note}"))
     for key in ("rows", "seconds", "seed"):
         value = metrics.get(key)
         if isinstance(value, Mapping):

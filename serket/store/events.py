@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serket.store.files import line
+from serket.store.files import line, naming
 
 __all__ = ["Events"]
 
@@ -21,5 +21,5 @@ class Events:
     def append(self, kind: str, **fields: Any) -> None:
         """Write one event."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(line({"time": time, "kind": kind, **fields}))

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,31 @@ from torch import Tensor
 
 from serket.errors import StateError
 
-__all__ = ["digest", "line", "pack", "plain", "rendered", "sync", "unpack", "write"]
+__all__ = ["digest", "line", "naming", "pack", "plain", "rendered", "sync", "unpack", "write"]
 
 
 def write(path: Path, data: bytes) -> None:
     """Put a file in place of the old one in a single step; after a crash there is the one or the other."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.waiting")
+    with naming(path):
+        try:
+            beside.write_bytes(data)
+            sync(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name what was to be written: a full disk names nothing, a rename the hidden file."""
     try:
-        beside.write_bytes(data)
-        sync(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is not None:  # else there is a text only, and a name would replace it
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:

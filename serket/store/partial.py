@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from torch import Tensor
 
 from serket.errors import StateError
 from serket.store.files import digest, pack, plain, unpack, write
 
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["Partial", "fingerprint"]
+
+LOCK = "lock"
 
 
 def fingerprint(**parts: Any) -> str:
@@ -22,11 +33,65 @@ def fingerprint(**parts: Any) -> str:
 
 
 class Partial:
-    """The folder ``<directory>.partial``: a state per module and fingerprint, each with its hash beside it."""
+    """The folder ``<directory>.partial``: a state per module and fingerprint, each with its hash beside it.
+
+    ``with Partial(directory) as kept:`` keeps every other run out until the block, or the process, ends.
+    """
 
     def __init__(self, directory: str | Path) -> None:
         directory = Path(directory).resolve()
         self.directory = directory.with_name(f"{directory.name}.partial")
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        """Lock the folder, made if need be; the system lets go of the lock however the process ends.
+
+        Raises:
+            StateError: another run has the lock.
+        """
+        if fcntl is None:
+            return self
+        with suppress(BlockingIOError):
+            while self._handle is None:
+                self._handle = self._locked()
+            # The lock would live on in the processes that modules are fitted in, should this one be killed.
+            this = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: (kept := this()) and kept._close())
+            return self
+        raise StateError(
+            "another run is writing here",
+            where=str(self.directory),
+            fix="wait until it is done, or choose another --out",
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _locked(self) -> int | None:
+        """Return the locked file, or None if another run, as it ended, deleted it in this very moment."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(self.directory / LOCK)):
+                return handle
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        return None
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def put(self, name: str, fingerprint: str, state: Mapping[str, Tensor]) -> None:
         """Keep a state."""
@@ -59,8 +124,11 @@ class Partial:
         return unpack(data, path)
 
     def remove(self) -> None:
-        """Delete the folder; the run is whole."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Delete the folder, the lock after all that it protects; the run is whole."""
+        with suppress(OSError):
+            for entry in sorted(self.directory.iterdir(), key=lambda entry: entry.name == LOCK):
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            self.directory.rmdir()
 
     def _path(self, name: str, fingerprint: str) -> Path:
         return self.directory / f"{name}.{fingerprint}.safetensors"

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from serket.errors import StateError
-from serket.store.files import digest, line, pack, rendered, sync, unpack, write
+from serket.store.files import digest, line, naming, pack, rendered, sync, unpack, write
 from serket.store.manifest import EVENTS, KIND, MANIFEST, files_of, find, parse, sealed, verified, waiting
 
 __all__ = ["StoredRun", "claim", "read_run", "update_file", "write_run"]
@@ -85,38 +85,57 @@ def write_run(
     final = claim(directory)
     token = uuid.uuid4().hex[:8]
     new, old = (final.with_name(f".{final.name}.{token}.{end}") for end in ("new", "old"))
-    try:
-        (new / "modules").mkdir(parents=True)
-        (new / "figures").mkdir()
-        (new / "graph.yaml").write_bytes(graph_yaml.encode())
-        (new / "metrics.json").write_bytes(rendered(metrics))
-        for name, state in states.items():
-            (new / "modules" / f"{name}.safetensors").write_bytes(pack(state))
-        log = events.read_bytes() if isinstance(events, Path) else b"".join(map(line, events))
-        (new / EVENTS).write_bytes(log)
-        if figures is not None:
-            figures(new / "figures")
-        hashes = {name: digest((new / name).read_bytes()) for name in sorted(files_of(new)) if name != EVENTS}
-        versions = {name: version(name) for name in ("torch", "numpy", "safetensors")}
-        versions |= {"serket": version("serket-perception"), "python": platform.python_version()}
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        added = {"kind": KIND, "format": 1, "created": created, "versions": versions, "files": hashes}
-        (new / MANIFEST).write_bytes(sealed({**added, **manifest, **added}))
-        for path in [*new.rglob("*"), new]:
-            sync(path)
+    with naming(final):
         try:
-            if final.exists():
-                final.rename(old)
-            new.rename(final)
-        except BaseException:
-            if old.exists() and not final.exists():
-                old.rename(final)
-            raise
-        sync(final.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+            _fill(new, graph_yaml, states, metrics, manifest, figures, events)
+            _swap(new, final, old)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _fill(
+    new: Path,
+    graph_yaml: str,
+    states: Mapping[str, Mapping[str, Tensor]],
+    metrics: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    figures: Callable[[Path], None] | None,
+    events: Path | Iterable[Mapping[str, Any]],
+) -> None:
+    """Write a whole run, the manifest last."""
+    (new / "modules").mkdir(parents=True)
+    (new / "figures").mkdir()
+    (new / "graph.yaml").write_bytes(graph_yaml.encode())
+    (new / "metrics.json").write_bytes(rendered(metrics))
+    for name, state in states.items():
+        (new / "modules" / f"{name}.safetensors").write_bytes(pack(state))
+    log = events.read_bytes() if isinstance(events, Path) else b"".join(map(line, events))
+    (new / EVENTS).write_bytes(log)
+    if figures is not None:
+        figures(new / "figures")
+    hashes = {name: digest((new / name).read_bytes()) for name in sorted(files_of(new)) if name != EVENTS}
+    versions = {name: version(name) for name in ("torch", "numpy", "safetensors")}
+    versions |= {"serket": version("serket-perception"), "python": platform.python_version()}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    added = {"kind": KIND, "format": 1, "created": created, "versions": versions, "files": hashes}
+    (new / MANIFEST).write_bytes(sealed({**added, **manifest, **added}))
+    for path in [*new.rglob("*"), new]:
+        sync(path)
+
+
+def _swap(new: Path, final: Path, old: Path) -> None:
+    """Move a run to its place; what stood there is aside, or back if that fails."""
+    try:
+        if final.exists():
+            final.rename(old)
+        new.rename(final)
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+    sync(final.parent)
 
 
 def read_run(directory: str | Path) -> StoredRun:

@@ -6,29 +6,27 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from serket.engine.result import stacked
 from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph, Node
 from serket.messages import Message
-from serket.protocol import Evidence, Module, Role, Trainable, uninformed
+from serket.protocol import Evidence, Module, Role, Trainable
 from serket.training.pretrain import Task
 
 __all__ = ["alone", "compose", "listen"]
+
+CHUNK = 4096
 
 
 def alone(
     graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
 ) -> list[Task]:
-    """Return the tasks of the trainable modules that read data: each under vacuous inboxes, owning what it can."""
+    """Return the tasks of the trainable modules that read data: alone with the graph's priors, owning what they can."""
     tasks = []
-    for name, one in evidence.items():
-        module, node = modules[name], graph.nodes[name]
-        if isinstance(module, Trainable):
-            device = one.row_id.device
-            inbox = {p: uninformed(port, len(one), dtype=dtype, device=device) for p, port in node.ports.items()}
-            tasks.append(
-                Task(name, module, one, inbox, _owned(graph, modules, name, frozenset({name})), node.fit, seed)
-            )
+    for name in evidence:
+        if isinstance(modules[name], Trainable):
+            tasks.append(listen(graph, modules, evidence, name, frozenset(), seed=seed, dtype=dtype))
     return tasks
 
 
@@ -66,10 +64,14 @@ def listen(
     for port in owned:
         owners[graph.nodes[name].bindings[port]] = PriorOwner("child", name, port)
     used = {other: modules[other] for other in graph.nodes if other in active}
-    exchange = pass_messages(graph, used, evidence, seed=seed, dtype=dtype, owners=owners, silent=name).exchange
     rows = next(iter(evidence.values())).row_id
+    parts: list[Mapping[str, Message]] = []
+    for chunk in (slice(start, start + CHUNK) for start in range(0, len(rows), CHUNK)):
+        part = {other: one[chunk] for other, one in evidence.items()}
+        heard = pass_messages(graph, used, part, seed=seed, dtype=dtype, owners=owners, silent=name)
+        parts.append(heard.exchange.inbox(name))
+    inbox = {port: stacked([part[port] for part in parts]) for port in graph.nodes[name].ports}
     nothing = Evidence(rows, None, torch.zeros_like(rows, dtype=torch.bool))
-    inbox: dict[str, Message] = exchange.inbox(name)
     return Task(name, _trainable(modules[name]), evidence.get(name, nothing), inbox, owned, graph.nodes[name].fit, seed)
 
 

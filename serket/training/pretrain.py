@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import torch
 
-from serket.errors import SerketError
+from serket.engine.blame import blamed
+from serket.errors import MessageError, SerketError
 from serket.messages import Message
 from serket.protocol import Evidence, FitReport, Trainable
 from serket.rows import seeded
@@ -44,7 +45,7 @@ class Task:
             if report:
                 report(self.name, done, steps, text)
 
-        try:
+        with blamed(self.name, self.module):
             fitted = self.module.fit(
                 self.evidence,
                 self.inbox,
@@ -53,9 +54,13 @@ class Task:
                 progress=progress,
                 **self.options,
             )
-        except SerketError as error:
-            error.where = f"{self.name}: {error.where}" if error.where else self.name
-            raise
+            if not isinstance(fitted, FitReport):
+                raise MessageError(
+                    f"{type(self.module).__name__}.fit returned no report",
+                    expected="serket.FitReport",
+                    found=type(fitted).__name__,
+                    fix="return serket.FitReport(steps)",
+                )
         return Fitted(self.name, fitted, time.perf_counter() - start)
 
 
@@ -71,8 +76,8 @@ class Fitted:
 def pretrain(tasks: Sequence[Task], *, workers: int = 1, report: Report | None = None) -> Iterator[Fitted]:
     """Fit independent modules, and yield each as it is done.
 
-    With more than one worker each fit runs in a forked process with its share of the threads, and its state is loaded
-    into the module here. Every task has its own random stream, so the order does not matter; on a machine without
+    With more than one worker each fit runs on one thread of a forked process, and its state is loaded into the module
+    here. Every task has its own random stream, so the order does not matter; on a machine without
     fork, or on another device than the CPU, the tasks run one after another.
 
     Raises:
@@ -86,13 +91,12 @@ def pretrain(tasks: Sequence[Task], *, workers: int = 1, report: Report | None =
     # The longest first, as far as the size of the data tells.
     running: dict[Connection, tuple[Task, multiprocessing.process.BaseProcess]] = {}
     waiting = sorted(tasks, key=lambda task: task.evidence.values.numel() if task.evidence.values is not None else 0)
-    threads = max(1, torch.get_num_threads() // min(workers, len(tasks)))
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 task = waiting.pop()
                 here, there = multiprocessing.Pipe(duplex=False)
-                child = multiprocessing.get_context("fork").Process(target=_child, args=(task, there, threads))
+                child = multiprocessing.get_context("fork").Process(target=_child, args=(task, there))
                 child.start()
                 there.close()
                 running[here] = (task, child)
@@ -108,9 +112,10 @@ def pretrain(tasks: Sequence[Task], *, workers: int = 1, report: Report | None =
             process.join()
 
 
-def _child(task: Task, channel: Connection, threads: int) -> None:
+def _child(task: Task, channel: Connection) -> None:
     """Fit in a forked process; arrays travel back as numpy, errors as themselves."""
-    torch.set_num_threads(threads)
+    # A forked process that starts OpenMP threads hangs for ever if its parent has had some.
+    torch.set_num_threads(1)
     try:
         fitted = task.run(lambda *step: channel.send(("step", step)))
         state = {name: value.cpu().numpy() for name, value in task.module.state().items()}

@@ -3,11 +3,13 @@
 Each case is a golden text in tests/golden/cli. To write one anew, delete its file and run the test twice.
 """
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serket.store import Partial
 from tests.cli.conftest import POSITION, RAIN, TINY
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cli"
@@ -44,6 +46,7 @@ CASES = {
     "untrained": (data(), None, "infer tiny.yaml --data tiny.npz"),
     "no_such_plugin": (data(), None, "check tiny.yaml --plugin nothing.py"),
     "no_such_device": (data(), None, "run tiny.yaml --device warp"),
+    "device_of_no_numbers": (data(), None, "run tiny.yaml --device meta"),
     "out_is_taken": (data(), None, "run tiny.yaml --out ."),
     "unknown_sense": (data(reading=np.zeros(3)), "rain", "infer rain.yaml --data tiny.npz --observe raeding"),
     "cannot_be_imagined": (data(reading=np.zeros(3)), "rain", "generate rain.yaml --data tiny.npz --to wet"),
@@ -51,6 +54,8 @@ CASES = {
     "wrong_columns": (data(gps=np.zeros((3, 2)), wheel=np.zeros((3, 1))), "position", "infer position.yaml --data tiny.npz"),
     "no_data_named": (None, "position", "infer position.yaml"),
     "picture_format": (None, "position", "draw position.yaml --out graph.gif"),
+    "no_such_folder": (None, "position", "draw position.yaml --out nowhere/graph.mmd"),
+    "out_is_a_folder": (data(gps=np.zeros((3, 1)), wheel=np.zeros((3, 1))), "position", "infer position.yaml --data tiny.npz --out d.npz"),
 }  # fmt: skip
 
 
@@ -61,6 +66,8 @@ def test_mistakes_are_told(serket, tmp_path, name):
     if isinstance(edit, tuple):
         assert edit[0] in TINY
         graphs["tiny"] = TINY.replace(*edit)
+    if name == "out_is_a_folder":
+        (tmp_path / "d.npz").mkdir()
     for graph, text in graphs.items():
         (tmp_path / f"{graph}.yaml").write_text(text)
     if arrays is not None:
@@ -138,6 +145,40 @@ def test_a_loop_that_does_not_converge_warns_and_goes_on(serket, tmp_path):
     status, out, err = serket("infer", "loop.yaml", "--data", "d.npz", "--max-iterations", "2", "--json")
     assert status == 0 and "warning: messages did not converge in 2 sweeps" in err and "trust" in err
     assert '"converged": false' in out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk at hand")
+def test_a_full_disk_is_named_with_a_fix(serket):
+    status, _, err = serket("schema", "--out", "/dev/full")
+    assert (status, err) == (
+        2,
+        "error: /dev/full: No space left on device\n  fix: make room, or choose another --out\n",
+    )
+
+
+def test_a_disk_that_fills_up_while_arrays_are_written(serket, tmp_path, monkeypatch):
+    (tmp_path / "position.yaml").write_text(POSITION)
+    np.savez(tmp_path / "d.npz", gps=np.zeros((3, 1)), wheel=np.zeros((3, 1)))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    status, _, err = serket("infer", "position.yaml", "--data", "d.npz", "--out", "b.npz")
+    assert status == 2 and "error: b.npz: No space left" in err and "fix: make room" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"position.yaml", "d.npz"}
+
+
+def test_a_second_run_into_one_folder_is_refused(serket, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    np.savez(tmp_path / "tiny.npz", **data())
+    with Partial(tmp_path / "r"):
+        status, _, err = serket("run", "tiny.yaml", "--out", "r", "--quiet")
+    assert (status, err) == (
+        2,
+        "error: r.partial: another run is writing here\n  fix: wait until it is done, or choose another --out\n",
+    )
+    assert not (tmp_path / "r").exists() and [path.name for path in (tmp_path / "r.partial").iterdir()] == ["lock"]
 
 
 def test_usage_errors_are_status_2(serket):

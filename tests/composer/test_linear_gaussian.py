@@ -191,13 +191,66 @@ def test_a_fit_goes_on_where_it_stood_and_reports_its_curve():
     halves, first = fitted(build((3, 4), 2, 1), messages, iterations=5)
     _, second = fitted(halves, messages, iterations=5)
     for name, value in whole.state().items():
-        assert torch.equal(value, halves.state()[name])
+        torch.testing.assert_close(halves.state()[name], value, rtol=1e-9, atol=1e-9)  # units of z and back
     curve = report.history["log_evidence"]
-    assert curve == first.history["log_evidence"] + second.history["log_evidence"]
+    assert curve == pytest.approx(first.history["log_evidence"] + second.history["log_evidence"], rel=1e-9)
     assert curve[-1] > curve[0]
     # What is reported is what infer says of the training rows, under the parameters before the step.
     again, _ = fitted(build((3, 4), 2, 1), messages, iterations=9)
     assert curve[9] == pytest.approx(float(evidence_per_row(again, messages).mean()), rel=1e-9)
+
+
+UNITS = {
+    "1e-3": [1e-3] * 6,
+    "1e-2": [1e-2] * 6,
+    "100": [100.0] * 6,
+    "1e4": [1e4] * 6,
+    "mixed": [1e-3, 1e4, 1.0, 1e-2, 100.0, 1e3],
+}
+
+
+def in_other_units(message, scale, location):
+    """What a message over z says of scale * z + location."""
+    precision = message.precision / (scale.square() if message.diagonal else scale.unsqueeze(1) * scale)
+    pulled = precision * location if message.diagonal else precision @ location
+    return Gaussian(message.info / scale + pulled, precision)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+def test_a_fit_does_not_depend_on_the_units_of_a_view(full, units, shift):
+    """Each view predicted from the other on held-out rows, first fit and refit; and the curve is in the units of z."""
+    g = generator(30)
+    views = views_of(g, (6, 5), 2, 1)
+    z = draw(g, views, 400)[1]
+    messages = messages_about(g, z, full=full)
+    train, test = slice(0, 300), slice(300, 400)
+    scale = torch.tensor(UNITS[units], dtype=torch.float64)
+    location = shift * scale
+    moved = [in_other_units(messages[0], scale, location), messages[1]]
+    results = []
+    for told, unit, zero in ((messages, torch.ones(6).double(), torch.zeros(6).double()), (moved, scale, location)):
+        gappy = [m[train] for m in told]
+        gappy = [m.mask(torch.arange(300) % 5 != which) for which, m in enumerate(gappy)]
+        composer, _ = fitted(build((6, 5), 2, 1), gappy, iterations=4)
+        before = float(evidence_per_row(composer, gappy).mean())
+        _, report = fitted(composer, gappy, iterations=4)
+        assert report.history["log_evidence"][0] == pytest.approx(before, rel=1e-6)
+        guesses, explained = [], []
+        for target in (0, 1):
+            inbox = inbox_of([m[test] for m in told], 2)
+            inbox["shared"] = Gaussian.standard((100,), 2, dtype=torch.float64)
+            inbox[NAMES[target]] = inbox[NAMES[target]].mask(torch.zeros(100, dtype=torch.bool))
+            guess = infer(composer, inbox).messages[NAMES[target]].mean()
+            guesses.append((guess - zero) / unit if target == 0 else guess)
+            gap = z[target][test] - z[target][train].mean(0)
+            explained.append(1 - float((z[target][test] - guesses[-1]).square().sum() / gap.square().sum()))
+        results.append((guesses, explained))
+    (one, good), (other, again) = results
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6)
+    assert again == pytest.approx(good, rel=1e-6) and min(good) > 0.2, (good, again)
 
 
 def test_float32_messages_are_fitted_in_float64():

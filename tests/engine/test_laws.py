@@ -7,7 +7,7 @@ import torch
 
 from serket.engine import run
 from serket.messages import Categorical, Gaussian
-from serket.model import gather
+from serket.model import dtype_of, gather
 from serket.protocol import Reply, Trainable
 from tests.engine.models import SPECS, model, numbers, readings
 from tests.engine.wire import pack, unpack
@@ -33,7 +33,8 @@ def evidence_of(name, missing=True):
     if missing:
         for row, key in enumerate(data):
             data[key][[row, 5]] = np.nan  # row 5 has nothing at all
-    return gather(fitted.graph, fitted.modules, fitted._dataset(data))
+    dataset = fitted._dataset(data)
+    return gather(fitted.graph, fitted.modules, dataset, dtype=dtype_of(dataset))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import torch
 from serket.graph.build import load_graph, parse_graph
 from serket.graph.check import check, prior_owners
 from serket.messages import Categorical, Family, Gaussian
-from serket.protocol import Port, Role
+from serket.protocol import Port, Role, traits
 from serket.registry import register
 
 
@@ -20,8 +20,8 @@ class Owner:
         "child": Port(Role.CHILD, Family.GAUSSIAN, optional=True),
     }
 
-    def __init__(self, ports, cost: str = "linear", mean: float = 3.0):
-        self.ports, self.cost, self.exact = ports, cost, True
+    def __init__(self, ports, cost: str = "linear", mean: float = 3.0, note: str = ""):
+        self.ports, self.cost, self.exact, self.note = ports, cost, True, note
         size = ports["given"].size if "given" in ports else 0
         self.own_prior = {"given": Gaussian(torch.full((size,), mean), torch.ones(size))} if size else {}
 
@@ -132,3 +132,9 @@ def test_exact_needs_a_tree_exact_modules_full_trust_and_no_product():
     report = check(graph(pair, loop))
     assert not report.tree and not report.exact
     assert report.warnings[-1].startswith("cycle through m, n, by way of x, y: ")
+
+
+def test_a_modules_note_is_told_and_what_it_says_is_not_exact():
+    report = check(graph(X, BELOW.replace("data: d", "data: d, note: it guesses")))
+    assert report.warnings == ("below: it guesses",) and not report.exact
+    assert traits(Owner({})).note == ""

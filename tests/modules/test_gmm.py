@@ -11,7 +11,9 @@ from scipy.special import gammaln
 from sklearn.metrics import adjusted_rand_score
 
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
+from serket.graph import load_graph
 from serket.messages import Categorical, Family, Gaussian
+from serket.messages.gaussian import factored
 from serket.modules import gibbs, gmm
 from serket.modules.gmm import GaussianMixture
 from serket.protocol import Evidence, Port, Role
@@ -565,6 +567,45 @@ def test_degenerate_messages_are_taken():
     logits = module.infer(inbox, Evidence.none(200), generator=g).messages["component"].logits
     assert bool(logits.isfinite().all()) and bool((logits[190:] == 0).all())
     assert adjusted_rand_score(truth[:150], logits[:150].argmax(-1)) > 0.95
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e4, 1e6])
+@pytest.mark.parametrize("seed", range(8))
+def test_messages_of_fewer_rows_than_dimensions_are_taken(seed, strength):
+    """Three rows, four dimensions, a rank of one to three: rounding makes some eigenvalues of the sums negative."""
+    g = generator(seed)
+    root = (strength**0.5 * torch.randn(3, 4, 1 + seed % 3, generator=g)).float()
+    precision = root @ root.mT
+    info = (precision @ torch.randn(3, 4, 1, generator=g)).squeeze(-1)
+    inbox = {"component": vacuous(3, 2, torch.float32), "observation": Gaussian(info, precision)}
+    module = build(2, 4, draws=4)
+    module.fit(Evidence.none(3), inbox, generator=g, owned=OWN, sweeps=16, restarts=2)
+    reply = module.infer(inbox, Evidence.none(3), generator=g)
+    assert bool(reply.messages["component"].logits.isfinite().all()) and bool(reply.log_evidence.isfinite().all())
+
+
+def test_factors_forgive_rounding_and_nothing_more():
+    """An exactly singular matrix, minus what rounding takes: slack in that row only, and an error beyond."""
+    singular = torch.tensor([[1.0, 1.0], [1.0, 1.0]]) - 3e-7 * torch.eye(2)
+    fine = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    factors = factored(torch.stack([fine, 1e8 * singular]))
+    assert torch.equal(factors[0], torch.linalg.cholesky(fine))
+    torch.testing.assert_close(factors[1] @ factors[1].mT, 1e8 * singular, rtol=1e-4, atol=0)
+    with pytest.raises(MessageError, match="negative precision"):
+        factored(torch.stack([fine, fine - 2 * torch.eye(2)]))
+
+
+def test_options_carry_their_bounds(tmp_path):
+    """`serket check` refuses them where they stand, before anything runs."""
+    for name, options in (("sweeps", "fit: {sweeps: 0}"), ("restarts", "fit: {restarts: 0}"), ("draws", "draws: 0"),
+                          ("alpha", "alpha: 0.0"), ("scatter", "scatter: -1.0"), ("kappa", "kappa: 0.0")):  # fmt: skip
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(
+            "serket: 1\nvariables:\n  kind: {family: categorical, size: 3}\nmodules:\n"
+            f"  kinds: {{type: gmm, data: x, ports: {{component: kind}}, {options}}}\n"
+        )
+        with pytest.raises(GraphError, match=rf"(?s)(?=.*{name})(?=.*{path.name}:5:\d+)"):
+            load_graph(path)
 
 
 def test_odd_data_are_taken_or_refused():

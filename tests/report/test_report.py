@@ -20,6 +20,7 @@ from serket.report import (
     subset_accuracy,
     subsets,
 )
+from serket.report.arrays import write_arrays
 
 METRICS = {
     "subsets": {
@@ -139,3 +140,36 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     subset_accuracy(tmp_path / "subsets.png", METRICS)
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_notes_are_printed_under_the_tables():
+    text = printed(
+        {**METRICS, "notes": ["subsets: of 7 data keys only single ones, all but one, and all are measured"]}
+    )
+    assert "note: subsets: of 7 data keys only" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_of_many_keys_few_subsets():
+    assert subsets("abcd", 4) == subsets("abcd")
+    assert ["".join(s) for s in subsets("abcd", 3)] == [*"abcd", "abc", "abd", "acd", "bcd", "abcd"]
+
+
+def test_arrays_have_any_name_and_are_no_more_than_was_given(tmp_path):
+    given = {
+        "file": torch.arange(3),
+        "args": np.eye(2),
+        "z/a": np.array(True),
+        "names": np.array(["a", "b"]),
+        "kwds": 1.5,
+    }
+    for _ in range(2):
+        write_arrays(tmp_path / "new" / "a.npz", given)
+    with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as back:
+        assert set(back) == set(given)
+        for name, value in given.items():
+            np.testing.assert_array_equal(back[name], np.asarray(value))
+    before = (tmp_path / "new" / "a.npz").read_bytes()
+    with pytest.raises(ValueError, match="pickle"):
+        write_arrays(tmp_path / "new" / "a.npz", {"a": np.ones(2), "b": np.array([{}], dtype=object)})
+    assert (tmp_path / "new" / "a.npz").read_bytes() == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]

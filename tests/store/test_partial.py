@@ -1,6 +1,11 @@
 """Fitted modules survive an interruption, events are readable while they happen."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -59,3 +64,75 @@ def test_events_are_lines_with_times(tmp_path):
     lines = [json.loads(text) for text in events.path.read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["start", "epoch"]
     assert lines[1]["elbo"] == 1.5 and lines[1]["bad"] is None and lines[0]["time"].endswith("+00:00")
+
+
+def test_one_run_at_a_time(tmp_path):
+    with Partial(tmp_path / "run") as kept:
+        kept.put("pix", "a1", {"mean": torch.ones(2)})
+        with pytest.raises(StateError, match="another run is writing here") as error, Partial(tmp_path / "run"):
+            pass
+        assert error.value.where == str(kept.directory) and "--out" in error.value.fix
+        with Partial(tmp_path / "other"):
+            pass
+    with Partial(tmp_path / "run") as kept:  # a refused one takes nothing away, a done one leaves what was kept
+        assert kept.get("pix", "a1") is not None
+
+
+def test_removing_leaves_the_lock_to_the_last_and_the_next_locks_anew(tmp_path):
+    with Partial(tmp_path / "run") as first:
+        first.put("pix", "a1", {"mean": torch.ones(2)})
+        first.remove()
+        assert not first.directory.exists()
+        with Partial(tmp_path / "run") as second:
+            with pytest.raises(StateError), Partial(tmp_path / "run"):
+                pass
+            assert second.directory.exists()
+
+
+def test_a_lock_on_a_file_that_is_gone_is_no_lock(tmp_path, monkeypatch):
+    """Between opening and locking, the run that had the lock ends: the file is deleted, and a third may make it anew."""
+    import fcntl
+
+    first, late = Partial(tmp_path / "run"), Partial(tmp_path / "run")
+    flock, calls = fcntl.flock, []
+
+    def ends_just_now(handle, how):
+        calls.append(handle)
+        if len(calls) == 2:
+            first.remove()
+            first.__exit__(None, None, None)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", ends_just_now)
+    with first, late:
+        assert len(calls) == 3 and (late.directory / "lock").exists()
+        with pytest.raises(StateError), Partial(tmp_path / "run"):
+            pass
+
+
+def test_a_killed_run_lets_go_though_what_it_forked_lives_on(tmp_path):
+    script = """
+import multiprocessing, sys, time
+from serket.store import Partial
+with Partial(sys.argv[1]):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+    run = subprocess.Popen([sys.executable, "-c", script, tmp_path / "run"], stdout=subprocess.PIPE)
+    child = int(run.stdout.readline())
+    try:
+        time.sleep(0.2)  # the child has closed its copy
+        with pytest.raises(StateError), Partial(tmp_path / "run"):
+            pass
+        run.kill()
+        run.wait()
+        os.kill(child, 0)
+        with Partial(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        run.kill()
+        run.wait()
+        run.stdout.close()

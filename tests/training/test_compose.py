@@ -9,7 +9,7 @@ import torch
 import serket
 from serket.graph import load_graph
 from serket.messages import Gaussian
-from serket.model import gather
+from serket.model import dtype_of, gather
 from serket.protocol import Trainable
 from serket.training.compose import alone, compose, listen
 from tests.engine.models import DIGITS, model, readings
@@ -19,7 +19,7 @@ GMM = {"type": "gmm", "draws": 4, "fit": {"sweeps": 8, "restarts": 1}}
 
 def evidence_of(graph, modules, data):
     dataset = serket.Model(graph, modules)._dataset(data)
-    return gather(graph, modules, dataset)
+    return gather(graph, modules, dataset, dtype=dtype_of(dataset))
 
 
 def silent(sizes):
