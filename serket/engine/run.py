@@ -191,7 +191,7 @@ def pass_messages(
     tolerance = tolerance if tolerance is not None else (1e-10 if dtype == torch.float64 else 1e-6)
     passing.open_rows = torch.ones_like(row_id, dtype=torch.bool)
     damping = torch.zeros(len(row_id), dtype=dtype, device=row_id.device)
-    before, last, waited = _beliefs(exchange), torch.full_like(damping, torch.inf), torch.zeros_like(damping)
+    before, least, waited = _beliefs(exchange), torch.full_like(damping, torch.inf), torch.zeros_like(damping)
     for passing.iterations in range(1, max_iterations + 1):
         for step in plan.sweep:
             if step.node != silent:
@@ -200,10 +200,10 @@ def pass_messages(
         change = torch.stack([beliefs[name].kl(before[name]) for name in beliefs]).amax(0)
         passing.history.append(float(change[passing.open_rows].max()))
         # Damping 0.5 slows easy graphs five to ten times: it is switched on where the change has stalled, only.
-        waited = torch.where(change > 0.9 * last, waited + 1, torch.zeros_like(waited))
+        waited = torch.where(change > 0.9 * least, waited + 1, torch.zeros_like(waited))
         damping = torch.where(waited >= 5, torch.full_like(damping, 0.5), damping)
         passing.open_rows = passing.open_rows & ~(change < tolerance * (1 - damping))
-        before, last = beliefs, change
+        before, least = beliefs, torch.minimum(least, change)
         if not bool(passing.open_rows.any()):
             break
     # Every module hears the final messages once more, for its evidence.
