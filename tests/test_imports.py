@@ -15,7 +15,7 @@ FILES = {
     if not path.is_relative_to(ROOT / "serket" / "modules")  # a link to modules/
 }
 # Who stands on whom; a room imports only what is strictly below it, and itself.
-FLOORS = [["errors"], ["messages", "rows"], ["protocol"], ["registry"], ["graph", "data", "store"], ["engine"],
+FLOORS = [["errors"], ["messages", "rows"], ["draws", "protocol"], ["registry"], ["graph", "data", "store"], ["engine"],
           ["training"], ["model"], ["report"], ["cli"]]  # fmt: skip
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARY = {"messages", "protocol", "registry", "errors", "rows"}

@@ -101,10 +101,11 @@ class Result(Mapping[str, Message]):
 
 
 def stacked(parts: Sequence[Message]) -> Message:
-    """Put messages of consecutive rows together."""
+    """Put messages of consecutive rows together; diagonal ones stay diagonal."""
     if len(parts) == 1:
         return parts[0]
-    alike = [part.full() if isinstance(part, Gaussian) else part for part in parts]
+    mixed = len({part.diagonal for part in parts if isinstance(part, Gaussian)}) > 1
+    alike = [part.full() if mixed and isinstance(part, Gaussian) else part for part in parts]
     return type(alike[0])(**{name: torch.cat([part.tensors()[name] for part in alike]) for name in alike[0].tensors()})
 
 
