@@ -47,6 +47,21 @@ FractionOpt = Annotated[float, typer.Option("--test-fraction", help="Rows to tes
 PluginOpt = Annotated[list[str] | None, typer.Option("--plugin", help="A Python file or module that registers types.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"serket {version('serket-perception')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Connect models trained apart into one probabilistic model."""
+
+
 @app.command()
 def run(
     graph: GraphArg,
@@ -65,10 +80,10 @@ def run(
     from serket import store
     from serket.evaluate import evaluate
     from serket.graph import load_graph
-    from serket.model import dataset_for, fit
+    from serket.model import check_device, dataset_for, fit
     from serket.report.figures import draw_figures
 
-    device = _device(device)
+    check_device(device)
     described = load_graph(graph)
     where = store.claim(out or Path("runs") / described.name)
     seed = described.seed if seed is None else seed
@@ -166,7 +181,7 @@ def infer(
     model, dataset = _opened(run, data, device, seed, quiet, strict=strict, missing_ok=True, test_fraction=0)
     result = model.infer(dataset, observe=_keys(observe, dataset), max_iterations=max_iterations)
     if out is not None:
-        write_arrays(_npz(out), beliefs_as_arrays(result))
+        write_arrays(_npz(out, data), beliefs_as_arrays(result))
     if as_json:
         _json(summary(result))
     elif not quiet:
@@ -199,7 +214,7 @@ def generate(
     imagined = model.generate(to, dataset, observe=_keys(given, dataset), samples=samples)
     arrays = imagination_as_arrays(to, imagined, dataset.row_id)
     if out is not None:
-        write_arrays(_npz(out), arrays)
+        write_arrays(_npz(out, data), arrays)
     if as_json:
         _json({name: list(array.shape) for name, array in arrays.items()})
     elif not quiet:
@@ -245,7 +260,8 @@ def modules(as_json: JsonOpt = False, plugin: PluginOpt = None) -> None:
     for kind, types in described.items():
         table = Table("type", "ports", "options", "what it is", title=f"{kind}s", title_justify="left", expand=True)
         for name, about in types.items():
-            table.add_row(name, "\n".join(about["ports"]), "\n".join(about["options"]), about["summary"])
+            options = [*about["options"], *(f"fit.{option}" for option in about["fit"])]
+            table.add_row(name, "\n".join(about["ports"]), "\n".join(options), about["summary"])
         _print(table)
 
 
@@ -308,28 +324,15 @@ def _plug(plugins: list[str] | None) -> None:
         plug(plugin)
 
 
-def _device(device: str) -> str:
-    import torch
-
-    try:
-        torch.zeros(1, device=device).cpu()  # there are devices without numbers
-    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
-        found = str(error).splitlines()[0][:70]
-        raise SerketError(
-            f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="--device cpu"
-        ) from None
-    return device
-
-
 def _model(run: str, device: str, seed: int | None) -> Model:
     """Load a run; or build a graph in which nothing needs training."""
     from serket.graph import load_graph, shipped
-    from serket.model import Model, load
+    from serket.model import Model, check_device, load
     from serket.protocol import Trainable
 
     path = Path(run)
     if path.is_dir() or (run not in shipped() and not path.is_file()):
-        model = load(path, device=_device(device))
+        model = load(path, device=check_device(device))
         model.seed = model.seed if seed is None else seed
         return model
     described = load_graph(run)
@@ -341,7 +344,7 @@ def _model(run: str, device: str, seed: int | None) -> Model:
             where=run,
             fix=f"serket run {run}, then give its directory here",
         )
-    return Model(described, built, described.seed if seed is None else seed, _device(device))
+    return Model(described, built, described.seed if seed is None else seed, check_device(device))
 
 
 def _opened(
@@ -378,7 +381,10 @@ def _keys(text: str | None, dataset: Dataset) -> list[str] | None:
     return keys
 
 
-def _npz(out: Path) -> Path:
+def _npz(out: Path, data: Path | None = None) -> Path:
+    """Return where to write, with its ending; not over the data it was made from."""
+    if data is not None and out.exists() and data.exists() and out.samefile(data):
+        raise DataError("the output would replace the data", where=str(out), fix="choose another --out")
     return out if out.suffix == ".npz" else out.with_name(out.name + ".npz")
 
 

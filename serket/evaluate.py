@@ -14,7 +14,7 @@ from serket.engine import Result
 from serket.graph import Node
 from serket.messages import Categorical, Family
 from serket.model import Model
-from serket.protocol import Generative
+from serket.protocol import Generative, Trainable
 from serket.report.metrics import concept_ari, joined, probe, probe_accuracy, subsets
 
 __all__ = ["evaluate", "integrated"]
@@ -171,7 +171,12 @@ def _imagine(
     truth = here.values.double().cpu()[here.present.cpu()]
     others = [key for key in keys if key != to]
     alone = model.infer(dataset, observe=[to], rows=test, active=below)
-    unlabelled["reconstruction"][to] = _explained(truth, _decoded(model, to, alone)[seen])
+    if bool((truth == truth[0]).all()):
+        notes.append(f"{to}: not measured as imagined, for its test rows do not vary")
+        return
+    explained = unlabelled["reconstruction"][to] = _explained(truth, _decoded(model, to, alone)[seen])
+    if explained < 0 and isinstance(model.modules[_node(model, to).name], Trainable):
+        notes.append(f"{to}: reconstructed worse than by its mean ({explained:.2f}); fit its module for longer")
     if not others:
         return
     predicted = model.generate(to, dataset, observe=others, rows=test, active=below)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from serket.data import load as load_data
 from serket.draws import draw_rows, row_probs
 from serket.engine import Result, run
 from serket.engine.blame import blamed
-from serket.errors import DataError, GraphError, SerketError, StateError, suggestion
+from serket.errors import DataError, DataWarning, GraphError, SerketError, StateError, suggestion
 from serket.graph import Graph, load_graph, parse_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.protocol import Evidence, Generative, Module, Trainable, traits
@@ -247,7 +248,17 @@ def gather(
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> dict[str, Evidence]:
-    """Return the evidence of every node that reads data."""
+    """Return the evidence of every node that reads data; warn where a module that needs whole rows gets gaps."""
+    for node in graph.nodes.values():
+        mask = dataset.masks.get(node.data or "")
+        if mask is not None and mask.ndim > 1 and traits(modules[node.name]).masks == "row":
+            gaps = int((mask.any(1) & ~mask.all(1)).sum())
+            if gaps:
+                warnings.warn(
+                    f"{node.name} needs whole rows of {node.data}: {gaps} of {len(mask)} have gaps and are missing",
+                    DataWarning,
+                    stacklevel=3,
+                )
     return {
         node.name: dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(modules[node.name]).masks)
         for node in graph.nodes.values()
@@ -267,7 +278,7 @@ def fit(
     report: Report | None = None,
     kept: store.Partial | None = None,
 ) -> Model:
-    """Fit every module alone, in parallel, then the composers, then what stands on them (DESIGN, section 9).
+    """Fit every module alone, in parallel, then the composers, then what stands on them.
 
     Args:
         graph: a graph, or what :func:`serket.load_graph` takes.
@@ -330,7 +341,8 @@ def fit(
         # Hearing what the others say is part of the work.
         done(replace(fitted, seconds=time.perf_counter() - begun), keep=False)
         begun = time.perf_counter()
-    model.seconds["total"] = time.perf_counter() - start
+    ordered = {name: model.seconds[name] for name in graph.nodes if name in model.seconds}
+    model.seconds = {**ordered, "total": time.perf_counter() - start}
     return model
 
 
@@ -418,7 +430,7 @@ def check_device(device: str) -> str:
     """
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         found = str(error).splitlines()[0][:70]
         raise SerketError(
             f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="use cpu"

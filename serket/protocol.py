@@ -112,7 +112,7 @@ class Reply:
         messages: one per port asked for.
         includes: per port, what the message still contains and :func:`extrinsic` has to divide out.
         tilted: ports whose reply may depend on their own inbox (expectation propagation); on others it must not.
-        log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare (DESIGN, law 8).
+        log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare.
         bound: what ``log_evidence`` is of the true one.
         info: diagnostics, such as a Monte-Carlo error.
     """
@@ -188,7 +188,7 @@ class Trainable(Module, Protocol):
             evidence: training rows.
             inbox: what the rest of the graph says, as in :meth:`infer`; the module's own prior is not in it.
             generator: the only source of randomness.
-            owned: parent ports whose prior this module owns (DESIGN, law 2), and so has to learn.
+            owned: parent ports whose prior this module owns, and so has to learn.
             progress: called as the fit goes on.
             options: the keys of ``fit:``.
         """

@@ -146,7 +146,7 @@ def pass_messages(
 
     Args:
         extra_sweeps: after the passes on a tree; they change nothing.
-        owners: prior owners, if not those of law 2 among the modules.
+        owners: prior owners, if not those found among the modules.
         silent: a module that hears but is not called; on a tree only the messages that reach it are computed.
         others: as in :func:`run`.
     """

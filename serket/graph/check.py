@@ -18,7 +18,7 @@ __all__ = ["PriorOwner", "Report", "check", "prior_owners"]
 
 @dataclass(frozen=True, slots=True)
 class PriorOwner:
-    """Who owns a variable's prior (DESIGN, law 2).
+    """Who owns a variable's prior.
 
     Args:
         kind: ``child``, a child port; ``combine``, several; ``graph``, the variable's ``prior:``; ``own``, the module
@@ -63,7 +63,7 @@ class Report:
 def prior_owners(
     graph: Graph, modules: Mapping[str, Module], active: frozenset[str] | None = None
 ) -> dict[str, PriorOwner]:
-    """Find every variable's one prior owner, among the active nodes (None is all), in the order of law 2.
+    """Find every variable's one prior owner among the active nodes (None: all): child port, graph, own prior, default.
 
     Messages of kind ``graph`` and ``default`` are float64, on the CPU; those of kind ``own`` are as the module holds
     them.
@@ -105,6 +105,8 @@ def check(graph: Graph) -> Report:
     cost = {name: traits(module).cost for name, module in modules.items()}
     warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules)]
     sure = all(traits(module).exact and not traits(module).note for module in modules.values())
+    if graph.rounds:
+        warnings.append(f"run.rounds: {graph.rounds}: rounds of mutual learning are not built yet, so run will refuse")
     exact = tree and plain and sure
     return Report(owners, tree, exact, cost, tuple(warnings))
 

@@ -41,4 +41,5 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=steps, text=text)
         self.progress.update(self.tasks[name], completed=done, total=steps, text=text)
         if done == steps and not self.quiet and not self.console.is_terminal:
-            self.console.print(f"{name}: {steps} steps{', ' + text if text else ''}", markup=False)
+            told = [f"{steps} steps"] * (steps > 1) + [text] * bool(text)
+            self.console.print(f"{name}: {', '.join(told) or 'done'}", markup=False)

@@ -1,11 +1,15 @@
 """What the documents show is run as printed."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from serket.graph import load_graph, parse_graph
+from serket import load
+from serket.graph import check, load_graph, parse_graph
+from serket.report.types import describe
 from tests.cli.conftest import serket  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +38,76 @@ def test_the_template_of_a_module_works(serket, tmp_path):  # noqa: F811
         np.testing.assert_allclose(beliefs["log_evidence"][0], truth, rtol=1e-10)
 
 
+def test_the_module_that_learns_works(serket, tmp_path):  # noqa: F811
+    (tmp_path / "gauge.py").write_text(blocks("docs/writing-a-module.md", "python")[1])
+    (tmp_path / "gauges.yaml").write_text(blocks("docs/writing-a-module.md", "yaml")[1])
+    rng = np.random.default_rng(0)
+    heat = rng.normal(20, 5, 2000)
+    kitchen, window = heat + 3 + rng.normal(0, 1, 2000), heat - 1 + rng.normal(0, 2, 2000)
+    kitchen[::10] = np.nan
+    split = {"train": np.arange(1600), "test": np.arange(1600, 2000)}
+    np.savez(tmp_path / "readings.npz", kitchen=kitchen, window=window, **split)
+    for line in blocks("docs/writing-a-module.md", "sh")[1].splitlines():
+        name, *command = line.split()
+        assert name == "serket"
+        status, _, err = serket(*command)
+        assert status == 0, err
+    modules = load(tmp_path / "runs/gauges").modules
+    state = {name: {k: v.item() for k, v in module.state().items()} for name, module in modules.items()}
+    for name, readings in {"kitchen": kitchen[:1600], "window": window[:1600]}.items():
+        assert state[name]["offset"] == pytest.approx(np.nanmean(readings) - 20)
+        assert state[name]["variance"] == pytest.approx(np.nanvar(readings) - 25)
+    with np.load(tmp_path / "imagined.npz") as imagined:
+        precision = 1 / 25 + 1 / state["kitchen"]["variance"]
+        mean = (20 / 25 + (kitchen[1] - state["kitchen"]["offset"]) / state["kitchen"]["variance"]) / precision
+        np.testing.assert_allclose(imagined["window"][1], [mean + state["window"]["offset"]], rtol=1e-9)
+        np.testing.assert_allclose(imagined["window.std"][1] ** 2, [1 / precision + state["window"]["variance"]])
+        np.testing.assert_allclose(imagined["window"][0], [20 + state["window"]["offset"]], rtol=1e-9)
+
+
+GRAPHS = [text for text in blocks("docs/graphs.md", "yaml") if text.startswith("serket: 1")]
+
+
+@pytest.mark.parametrize("text", GRAPHS)
+def test_graphs_in_the_reference_load(text):
+    check(parse_graph(text))
+
+
+def test_there_are_graphs_in_the_reference():
+    assert len(GRAPHS) >= 5
+
+
+def test_every_option_is_in_the_reference():
+    page = (ROOT / "docs/graphs.md").read_text()
+    for kind, types in describe().items():
+        for name, about in types.items():
+            if not name.startswith(("table", "linear_gaussian", "vae", "gmm", "product")):
+                continue
+            title = f"### `{name}`" + (f", the {kind}" if name == "linear_gaussian" else "")
+            section = page.split(title + "\n")[1].split("\n##")[0]
+            options = about["options"] + [f"fit.{option}" for option in about["fit"]]
+            for option in options + [f"port {port.partition(':')[0]}" for port in about["ports"]]:
+                written = option.partition("=")[0]
+                sought = f"| port `{written[5:]}` |" if written.startswith("port ") else f"| `{written}` |"
+                assert sought in section, f"{kind} {name}: {written}"
+
+
 def test_the_readme_shows_the_graph_that_ships():
     assert parse_graph(blocks("README.md", "yaml")[0], "digits.yaml") == load_graph("digits")
+
+
+def test_your_own_data_works_as_the_readme_says(serket, tmp_path):  # noqa: F811
+    make, use = blocks("README.md", "python")
+    (tmp_path / "mine.yaml").write_text(blocks("README.md", "yaml")[1])
+    exec(make, {})
+    for line in next(text for text in blocks("README.md", "sh") if "mine.yaml" in text).splitlines():
+        status, _, err = serket(*line.partition("#")[0].split()[1:])
+        assert status == 0, err
+    metrics = json.loads((tmp_path / "runs/mine/metrics.json").read_text())
+    assert min(metrics["unlabelled"]["prediction"].values()) > 0.5, metrics
+    said = {}
+    exec(use, said)
+    assert said["imagined"].samples.shape == (500, 5, 8)
 
 
 def test_links_lead_somewhere():
