@@ -67,9 +67,10 @@ def _table(title: str, rows: Mapping[str, Mapping[str, Any]], *, compared: bool)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     table.add_column(title, no_wrap=True)
     columns = []
+    # Evidence is of other data in every row: it is shown, and not compared.
     for measure in measures:
         table.add_column(_TITLES.get(measure, measure.replace("_", " ")), justify="right")
-        columns.append(_column([row.get(measure) for row in rows.values()], compared))
+        columns.append(_column([row.get(measure) for row in rows.values()], compared and measure != "evidence"))
     for name, *cells in zip(rows, *columns, strict=True):
         table.add_row(name, *cells)
     return table
