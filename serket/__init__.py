@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from serket.engine import Result as Beliefs
 from serket.errors import ConvergenceWarning, SerketError
+from serket.fitting import fit
 from serket.graph import Graph, check, load_graph
+from serket.imagination import Imagination
 from serket.messages import Categorical, Family, Gaussian, Message
-from serket.model import Imagination, Model, fit, load
+from serket.model import Model, load
 from serket.protocol import (
     Evidence,
     FitReport,

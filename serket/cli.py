@@ -79,8 +79,9 @@ def run(
     _plug(plugin)
     from serket import store
     from serket.evaluate import evaluate
+    from serket.fitting import fit
     from serket.graph import load_graph
-    from serket.model import check_device, dataset_for, fit
+    from serket.inputs import check_device, dataset_for
     from serket.report.figures import draw_figures
 
     check_device(device)
@@ -327,7 +328,8 @@ def _plug(plugins: list[str] | None) -> None:
 def _model(run: str, device: str, seed: int | None) -> Model:
     """Load a run; or build a graph in which nothing needs training."""
     from serket.graph import load_graph, shipped
-    from serket.model import Model, check_device, load
+    from serket.inputs import check_device
+    from serket.model import Model, load
     from serket.protocol import Trainable
 
     path = Path(run)
@@ -351,7 +353,7 @@ def _opened(
     run: str, data: Path | None, device: str, seed: int | None, quiet: bool, **options: Any
 ) -> tuple[Model, Dataset]:
     """Load a run and its data, or those told; options as in :func:`serket.data.load`."""
-    from serket.model import dataset_for
+    from serket.inputs import dataset_for
 
     model = _model(run, device, seed)
     dataset = dataset_for(model.graph, str(data) if data else model.data.get("source"), seed=model.seed, **options)

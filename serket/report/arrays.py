@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from serket.engine import Result
+from serket.imagination import Imagination
 from serket.messages import Categorical, Gaussian
-from serket.model import Imagination
 from serket.store.files import naming
 
 __all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]

@@ -6,8 +6,8 @@ import safetensors.torch
 import torch
 
 from serket.engine import run
+from serket.inputs import dtype_of, gather
 from serket.messages import Categorical, Gaussian
-from serket.model import dtype_of, gather
 from serket.protocol import Reply, Trainable
 from tests.engine.models import SPECS, model, numbers, readings
 from tests.engine.wire import pack, unpack

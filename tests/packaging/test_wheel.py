@@ -50,7 +50,7 @@ def test_installed_elsewhere_it_runs(wheel, tmp_path):
         "try:\n    import modules\nexcept ImportError:\n    pass\nelse:\n    raise SystemExit('a top-level modules')\n"
         "graph = serket.load_graph('digits')\n"
         "graph.build()\n"
-        "from serket.model import dataset_for\n"
+        "from serket.inputs import dataset_for\n"
         "print(dataset_for(graph, None).rows)\n"
     )
     done = subprocess.run(

@@ -8,8 +8,8 @@ import torch
 
 import serket
 from serket.graph import load_graph
+from serket.inputs import dtype_of, gather
 from serket.messages import Gaussian
-from serket.model import dtype_of, gather
 from serket.protocol import Trainable
 from serket.training.compose import alone, compose, listen
 from tests.engine.models import DIGITS, model, readings

@@ -1,0 +1,88 @@
+"""What a graph reads: data sets, evidence, types and devices."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from serket.data import Dataset
+from serket.data import load as load_data
+from serket.errors import DataError, DataWarning, GraphError, SerketError
+from serket.graph import Graph
+from serket.protocol import Evidence, Module, traits
+
+__all__ = ["Array", "check_device", "dataset_for", "dtype_of", "gather"]
+
+Array = Any
+
+
+def dataset_for(graph: Graph, data: Dataset | Mapping[str, Array] | str | Path | None, **options: Any) -> Dataset:
+    """Load the data a graph reads, from where it is told or from the graph's own ``data:``."""
+    if isinstance(data, Dataset):
+        return data
+    source = data if data is not None else graph.data
+    keys = list(dict.fromkeys(node.data for node in graph.nodes.values() if node.data is not None))
+    if not keys:
+        raise GraphError("no module of the graph reads data", where=graph.name, fix="give a module data: KEY")
+    if source is None:
+        raise DataError(
+            "the graph names no data",
+            where=graph.name,
+            expected=f"an .npz file with {', '.join(keys)}",
+            fix="pass --data FILE, or write data: FILE in the graph",
+        )
+    return load_data(source, keys, near=graph.folder, **options)
+
+
+def gather(
+    graph: Graph,
+    modules: Mapping[str, Module],
+    dataset: Dataset,
+    rows: Any = None,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
+) -> dict[str, Evidence]:
+    """Return the evidence of every node that reads data; warn where a module that needs whole rows gets gaps."""
+    for node in graph.nodes.values():
+        mask = dataset.masks.get(node.data or "")
+        if mask is not None and mask.ndim > 1 and traits(modules[node.name]).masks == "row":
+            gaps = int((mask.any(1) & ~mask.all(1)).sum())
+            if gaps:
+                warnings.warn(
+                    f"{node.name} needs whole rows of {node.data}: {gaps} of {len(mask)} have gaps and are missing",
+                    DataWarning,
+                    stacklevel=3,
+                )
+    return {
+        node.name: dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(modules[node.name]).masks)
+        for node in graph.nodes.values()
+        if node.data is not None
+    }
+
+
+def dtype_of(dataset: Dataset) -> torch.dtype:
+    """Return the widest floating type of the arrays, float64 if all are whole numbers."""
+    kinds = {array.dtype for array in dataset.arrays.values() if array.dtype.kind == "f"}
+    return torch.float32 if kinds == {np.dtype("f4")} else torch.float64
+
+
+def check_device(device: str) -> str:
+    """Return a device that works.
+
+    Raises:
+        SerketError: there is none of this name here.
+    """
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        found = str(error).splitlines()[0][:70]
+        raise SerketError(
+            f"no device '{device}'", expected="cpu, cuda, cuda:1, ...", found=found, fix="use cpu"
+        ) from None
+    return device
