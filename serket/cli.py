@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serket.errors import DataError, SerketError
+from serket.errors import DataError
 from serket.report.progress import Bars
+from serket.report.status import status
 
 if TYPE_CHECKING:
     from serket.data import Dataset
@@ -135,7 +134,7 @@ def check(graph: GraphArg, as_json: JsonOpt = False, plugin: PluginOpt = None) -
         variable = described.variables[name]
         table.add_row(name, f"{variable.family.value}({variable.size})", str(owner))
     _print(table, "")
-    _print(f"tree: {_yes(report.tree)}   exact: {_yes(report.exact)}")
+    _print(f"tree: {'yes' if report.tree else 'no'}   exact: {'yes' if report.exact else 'no'}")
     costly = {name: cost for name, cost in report.cost.items() if cost != "linear"}
     _print("cost: " + (", ".join(f"{name} {cost}" for name, cost in costly.items()) or "linear in rows and edges"))
     _print("schedule:", *(f"  {line}" for line in str(schedule(described)).splitlines()), sep="\n")
@@ -279,43 +278,10 @@ def schema(out: OutOpt = None, plugin: PluginOpt = None) -> None:
         _save(out, text + "\n")
 
 
-_FIX = "check the path and the disk, then run the same command again"
-_FIXES = {
-    errno.ENOSPC: "make room, or choose another --out",
-    errno.EDQUOT: "make room, or choose another --out",
-    errno.EACCES: "change its permissions, or choose another path",
-    errno.EPERM: "change its permissions, or choose another path",
-    errno.EROFS: "choose another --out: this disk cannot be written to",
-    errno.ENOENT: "check the path; folders in it must exist",
-    errno.EISDIR: "name a file: this is a folder",
-    errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
-}
-
-
 def main() -> None:
     """Run the command line; a user's mistake is a text and status 2, an interrupt 130, our own mistake 1."""
     warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False, soft_wrap=True)
-    try:
-        app()
-    except SerketError as error:
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != 130:
-            raise
-        err.print("interrupted; the same command goes on with the modules that are fitted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        told = SerketError(error.strerror or str(error), where=error.filename, fix=_FIXES.get(error.errno or 0, _FIX))
-        err.print(f"error: {told}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except Exception:
-        err.print("internal error: this is a defect of serket, not of your graph or data", style="bold")
-        err.print(traceback.format_exc(), markup=False)
-        sys.exit(1)
+    sys.exit(status(app, err))
 
 
 def _plug(plugins: list[str] | None) -> None:
@@ -428,10 +394,6 @@ def _json(value: Any) -> None:
 
 def _print(*parts: Any, **options: Any) -> None:
     Console(highlight=False).print(*parts, markup=False, soft_wrap=all(isinstance(p, str) for p in parts), **options)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ from serket.protocol import Evidence, Generative, Role, Trainable, extrinsic, tr
 from serket.registry import lookup
 from tests.contract.cases import ABSENT, CASES, ROWS, generator, nothing
 
-pytestmark = pytest.mark.parametrize("case", CASES, ids=str)
+every = pytest.mark.parametrize("case", CASES, ids=str)
+readers = pytest.mark.parametrize("case", [case for case in CASES if case.data], ids=str)
+between = pytest.mark.parametrize(
+    "case", [case for case in CASES if any(port.role == Role.CHILD for port in case.ports.values())], ids=str
+)
+imaginers = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.data and isinstance(case.fresh(), Generative)], ids=str
+)
 
 
 def tensors(reply):
@@ -43,6 +50,7 @@ def differ(a, b):
     )
 
 
+@every
 def test_echo(case):
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     first = spoken(case, module, inbox, evidence)
@@ -58,10 +66,9 @@ def test_echo(case):
         assert min(changes) > 1e-6 if port in tilted else max(changes) < 1e-12, (port, changes)
 
 
+@readers
 def test_a_row_without_data_is_the_same_as_no_data_at_all(case):
     module, inbox = case.fitted(), case.inbox(1)
-    if case.data is None:
-        pytest.skip("reads no data")
     planted = case.evidence(0)
     bare = Evidence(planted.row_id, None, torch.zeros(ROWS, dtype=torch.bool))
     some, none = case.infer(module, inbox, planted), case.infer(module, inbox, bare)
@@ -76,6 +83,7 @@ def test_a_row_without_data_is_the_same_as_no_data_at_all(case):
     assert not any(bool(heard[port].is_vacuous()[[0, 2, 3, 5]].any()) for port in case.ports)
 
 
+@every
 def test_nothing_in_nothing_out(case):
     module, evidence = case.fitted(), case.evidence(0, absent=range(ROWS))
     silence = {name: nothing(port, ROWS) for name, port in case.ports.items()}
@@ -102,11 +110,10 @@ def test_nothing_in_nothing_out(case):
             assert differ(one, one[:1].expand(ROWS)) < 1e-12, name
 
 
+@between
 def test_information_passes_through_without_evidence(case):
     module, evidence, inbox = case.fitted(), case.evidence(0, absent=range(ROWS)), case.inbox(1)
     children = [name for name, port in case.ports.items() if port.role == Role.CHILD]
-    if not children:
-        pytest.skip("no child port")
     before = spoken(case, module, inbox, evidence)
     for heard, told in itertools.permutations(case.ports, 2):
         if heard in children or told in children:
@@ -115,6 +122,7 @@ def test_information_passes_through_without_evidence(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@every
 def test_a_batch_is_its_rows(case, dtype):
     module, evidence, inbox = case.fitted(), case.evidence(0, dtype=dtype), case.inbox(1, dtype=dtype)
     if case.type != "product" or not case.options:  # a product of liars needs a reference
@@ -133,6 +141,7 @@ def test_a_batch_is_its_rows(case, dtype):
             )
 
 
+@every
 def test_same_seed_same_bytes(case):
     replies = []
     for unrelated in (0, 1):
@@ -142,6 +151,7 @@ def test_same_seed_same_bytes(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@every
 def test_replies_fit_their_ports(case, dtype):
     module, inbox = case.fitted(), case.inbox(1, dtype=dtype)
     reply = case.infer(module, inbox, case.evidence(0, dtype=dtype))
@@ -158,6 +168,7 @@ def test_replies_fit_their_ports(case, dtype):
     assert lookup(case.type, case.kind) is type(module)
 
 
+@every
 def test_only_what_is_asked_is_answered(case):
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     everything = case.infer(module, inbox, evidence)
@@ -169,6 +180,7 @@ def test_only_what_is_asked_is_answered(case):
             same_bits(reply, replace(everything, messages={port: everything.messages[port] for port in asked}))
 
 
+@every
 def test_infer_changes_nothing(case):
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     held = {f"{name}.{part}": values for name, one in inbox.items() for part, values in one.tensors().items()}
@@ -186,10 +198,9 @@ def test_infer_changes_nothing(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@imaginers
 def test_predictions_have_moments(case, dtype):
     module, inbox = case.fitted(), case.inbox(1, dtype=dtype)
-    if not isinstance(module, Generative) or case.data is None:
-        pytest.skip("imagines nothing")
     shared = torch.get_rng_state()
     imagined = module.predict(inbox, generator=generator(0))
     values = case.values(3).to(dtype)
@@ -212,6 +223,7 @@ def test_predictions_have_moments(case, dtype):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@every
 def test_replies_stay_on_their_device(case):
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     there = {n: type(m)(**{k: v.cuda() for k, v in m.tensors().items()}) for n, m in inbox.items()}
