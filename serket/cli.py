@@ -258,11 +258,14 @@ def modules(as_json: JsonOpt = False, plugin: PluginOpt = None) -> None:
         _json(described)
         return
     for kind, types in described.items():
-        table = Table("type", "ports", "options", "what it is", title=f"{kind}s", title_justify="left", expand=True)
+        _print(f"{kind}s:", "")
         for name, about in types.items():
-            options = [*about["options"], *(f"fit.{option}" for option in about["fit"])]
-            table.add_row(name, "\n".join(about["ports"]), "\n".join(options), about["summary"])
-        _print(table)
+            table = Table(box=None, pad_edge=False, show_header=False)
+            table.add_row(name, about["summary"].replace("`", ""), style="bold")
+            for part in ("ports", "options", "fit"):
+                if about[part]:
+                    table.add_row(part, ", ".join(about[part]))
+            _print(table, "")
 
 
 @app.command()
