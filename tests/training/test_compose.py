@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import serket
+from serket.engine.run import pass_messages
 from serket.graph import load_graph
 from serket.inputs import dtype_of, gather
 from serket.messages import Gaussian
@@ -211,3 +212,27 @@ def test_fitting_leaves_the_data_alone():
     copies = {key: values.copy() for key, values in data.items()}
     serket.fit(DIGITS, data, seed=0, workers=1)
     assert all(np.array_equal(values, copies[key], equal_nan=True) for key, values in data.items())
+
+
+def test_a_module_that_closes_a_cycle_hears_all_the_others():
+    """Without the silent module the graph is a tree; its passes must reach both of its variables."""
+    table = [[0.9, 0.1], [0.2, 0.8]]
+    graph = serket.load_graph(
+        {
+            "serket": 1,
+            "variables": {name: {"family": "categorical", "size": 2} for name in "xyz"},
+            "modules": {
+                "sx": {"type": "table", "ports": {"given": "x"}, "data": "sx", "values": table},
+                "xy": {"type": "table", "ports": {"given": "x", "child": "y"}, "values": table},
+                "yz": {"type": "table", "ports": {"given": "y", "child": "z"}, "values": table},
+                "xz": {"type": "table", "ports": {"given": ["x", "z"]}, "data": "xz", "values": [table, table]},
+            },
+        }
+    )
+    evidence = {name: serket.Evidence.of(torch.tensor([[1.0]], dtype=torch.float64)) for name in ("sx", "xz")}
+    modules = graph.build()
+    heard = pass_messages(graph, modules, evidence, dtype=torch.float64, silent="xz").exchange.inbox("xz")
+    matrix = torch.tensor(table, dtype=torch.float64)
+    x = matrix[:, 1] / matrix[:, 1].sum()
+    torch.testing.assert_close(heard["given[0]"].probs[0], x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(heard["given[1]"].probs[0], x @ matrix @ matrix, rtol=1e-10, atol=1e-10)
