@@ -7,7 +7,7 @@ from serket.errors import ConvergenceWarning, SerketError
 from serket.fitting import fit
 from serket.graph import Graph, check, load_graph
 from serket.imagination import Imagination
-from serket.messages import Categorical, Family, Gaussian, Message
+from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message
 from serket.model import Model, load
 from serket.protocol import (
     Evidence,
@@ -28,6 +28,7 @@ __all__ = [
     "Beliefs",
     "Categorical",
     "ConvergenceWarning",
+    "Dirichlet",
     "Evidence",
     "Family",
     "FitReport",

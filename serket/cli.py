@@ -332,10 +332,10 @@ def _opened(
 
 def _source(named: str | None, data: Path | None, folder: Path | None) -> str:
     """Return where data can be found again from any folder: an embedded name, or an absolute path."""
-    from serket.data import EMBEDDED
+    from serket.data import EMBEDDED, GENERATED
 
     text = str(data) if data else named or ""
-    if text in EMBEDDED:
+    if text in EMBEDDED or text in GENERATED:
         return text
     here = Path(text)
     return str(here.resolve() if here.exists() or folder is None else (folder / here).resolve())

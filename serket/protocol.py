@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from serket.messages import Categorical, Family, Gaussian, Message
+from serket.messages import FAMILIES, Family, Message
 
 __all__ = [
     "Bound",
@@ -47,12 +47,13 @@ class Role(StrEnum):
 class Port:
     """A module's socket.
 
-    On a class, ``size=None`` takes the bound variable's size, ``many`` lets YAML bind a list (``views: [a, b]`` becomes
-    the ports ``views[0]`` and ``views[1]``), ``optional`` lets YAML leave it out. On an instance the size is a number.
+    On a class, ``size=None`` takes the bound variable's size and ``family=None`` its family, ``many`` lets YAML bind a
+    list (``views: [a, b]`` becomes the ports ``views[0]`` and ``views[1]``), ``optional`` lets YAML leave it out. On an
+    instance both are known.
     """
 
     role: Role
-    family: Family
+    family: Family | None
     size: int | None = None
     many: bool = False
     optional: bool = False
@@ -231,9 +232,8 @@ def traits(module: Module) -> Traits:
 
 def uninformed(port: Port, rows: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Message:
     """Return a vacuous message that fits a port."""
-    family = Gaussian if port.family == Family.GAUSSIAN else Categorical
-    assert port.size is not None, "ports of an instance have sizes"
-    return family.vacuous((rows,), port.size, dtype=dtype, device=device)
+    assert port.size is not None and port.family is not None, "ports of an instance have sizes and families"
+    return FAMILIES[port.family].vacuous((rows,), port.size, dtype=dtype, device=device)
 
 
 def extrinsic(reply: Reply, inbox: Mapping[str, Message], own_prior: Mapping[str, Message]) -> dict[str, Message]:

@@ -1,7 +1,8 @@
 """Data sets: arrays by key with rows aligned, what of them is observed, and where they come from."""
 
 from serket.data.dataset import Dataset, content_hash
+from serket.data.generate import GENERATED
 from serket.data.load import load
 from serket.data.source import EMBEDDED, IMAGES
 
-__all__ = ["EMBEDDED", "IMAGES", "Dataset", "content_hash", "load"]
+__all__ = ["EMBEDDED", "GENERATED", "IMAGES", "Dataset", "content_hash", "load"]

@@ -15,6 +15,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from serket.data.dataset import Array
+from serket.data.generate import GENERATED
 from serket.errors import DataError, suggestion
 
 __all__ = ["EMBEDDED", "IMAGES", "Given", "Source", "opened"]
@@ -87,6 +88,10 @@ def opened(source: Given, near: Path | None = None) -> Iterator[Source]:
     if isinstance(source, Mapping):
         yield Source("data", tuple(source), source.__getitem__)
         return
+    if source in GENERATED:
+        arrays = GENERATED[str(source)]()
+        yield Source(str(source), tuple(arrays), arrays.__getitem__)
+        return
     path = _find(source, near)
     with ExitStack() as stack:
         try:
@@ -113,6 +118,6 @@ def _find(source: str | Path, near: Path | None) -> Path:
         f"no data set '{source}'",
         expected="the name of an embedded data set, or the path of an .npz file",
         found=f"nothing at {' or '.join(dict.fromkeys(str(candidate) for candidate in tried))}",
-        available=EMBEDDED,
-        fix=suggestion(path.name, [*EMBEDDED, *files]) or "check the path, or pass --data FILE",
+        available=[*EMBEDDED, *GENERATED],
+        fix=suggestion(path.name, [*EMBEDDED, *GENERATED, *files]) or "check the path, or pass --data FILE",
     )

@@ -185,6 +185,7 @@ def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], 
 
 
 def _check_message(where: str, port: Port, message: Message, rows: int) -> None:
+    assert port.family is not None, "ports of an instance have families"
     family = FAMILIES[port.family]
     if not isinstance(message, family) or message.batch_shape != (rows,) or message.size != port.size:
         shape = f"{(*getattr(message, 'batch_shape', ()), getattr(message, 'size', '?'))}"

@@ -59,7 +59,7 @@ def bind(
                 raise GraphError(f"{path} binds '{name}' twice", where=spot.where, expected="each variable once",
                                  found=", ".join([*(p for p, v in bindings.items() if v == name), port]),
                                  fix="bind another variable, or remove one")  # fmt: skip
-            ports[port] = Port(template.role, template.family, variable.size)
+            ports[port] = Port(template.role, variable.family, variable.size)
             bindings[port] = name
             if (exponent := trust if own is None else own) != 1:
                 trusts[port] = exponent
@@ -94,7 +94,7 @@ def _fitting(name: str, port: Port, variables: Mapping[str, Variable], where: st
                          fix=suggestion(name, variables) or f"declare '{name}' under variables")  # fmt: skip
     variable = variables[name]
     declared = f"variable '{name}' is {variable.family} of size {variable.size}, declared at {variable.where}"
-    if port.family != variable.family:
+    if port.family is not None and port.family != variable.family:
         raise GraphError(f"{port_name} is bound to a variable of another family", where=where, found=declared,
                          expected=f"a {port.family} variable",
                          fix=f"bind a {port.family} variable, or change the family of '{name}'")  # fmt: skip

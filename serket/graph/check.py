@@ -10,7 +10,7 @@ import networkx as nx
 import torch
 
 from serket.graph.graph import Graph, Variable
-from serket.messages import Categorical, Family, Gaussian, Message
+from serket.messages import FAMILIES, Family, Gaussian, Message
 from serket.protocol import Module, Role, traits
 
 __all__ = ["PriorOwner", "Report", "check", "prior_owners"]
@@ -39,7 +39,7 @@ class PriorOwner:
         if self.kind == "combine":
             return " x ".join(f"{node}.{port}" for node, port in self.ports)
         if self.kind == "default":
-            return "uniform (default)" if isinstance(self.message, Categorical) else "N(0, I) (default)"
+            return "N(0, I) (default)" if isinstance(self.message, Gaussian) else "uniform (default)"
         return "graph" if self.kind == "graph" else f"{self.node}.{self.port}"
 
 
@@ -88,7 +88,7 @@ def _owner(
             return PriorOwner("own", node, port, own)
     if variable.family == Family.GAUSSIAN:
         return PriorOwner("default", message=Gaussian.standard((), variable.size, dtype=torch.float64))
-    return PriorOwner("default", message=Categorical.vacuous((), variable.size, dtype=torch.float64))
+    return PriorOwner("default", message=FAMILIES[variable.family].vacuous((), variable.size, dtype=torch.float64))
 
 
 def check(graph: Graph) -> Report:

@@ -9,7 +9,7 @@ import torch
 from serket.errors import GraphError, ShapeError
 from serket.graph.schema import GaussianPrior, VariableEntry
 from serket.graph.yaml import Tree
-from serket.messages import Categorical, Family, Gaussian, Message
+from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message
 
 __all__ = ["prior_of"]
 
@@ -22,11 +22,11 @@ def prior_of(name: str, entry: VariableEntry, tree: Tree) -> Message:
         ShapeError: it has another size than the variable.
     """
     size, values = entry.size, entry.prior
-    categorical = entry.family == Family.CATEGORICAL
-    if categorical == isinstance(values, GaussianPrior):
-        expected = f"{size} probabilities in a list" if categorical else "{mean: [...], covariance: [[...], ...]}"
+    kind = {Family.CATEGORICAL: "probabilities", Family.DIRICHLET: "numbers above zero"}.get(entry.family)
+    if bool(kind) == isinstance(values, GaussianPrior):
+        expected = f"{size} {kind} in a list" if kind else "{mean: [...], covariance: [[...], ...]}"
         raise GraphError(f"the prior of '{name}' is not one of a {entry.family} variable", where=tree.where,
-                         expected=expected, found="a mapping" if categorical else "a list",
+                         expected=expected, found="a mapping" if kind else "a list",
                          fix=f"write {expected} after 'prior:', or change the family of '{name}'")  # fmt: skip
     if isinstance(values, GaussianPrior):
         rows = {len(row) for row in values.covariance}
@@ -44,8 +44,13 @@ def prior_of(name: str, entry: VariableEntry, tree: Tree) -> Message:
         return Gaussian.from_moments(torch.tensor(values.mean, dtype=torch.float64), covariance)
     assert values is not None
     if len(values) != size:
-        raise ShapeError(f"the prior of '{name}' has another size", where=tree.where, expected=f"{size} probabilities",
-                         found=f"{len(values)}", fix="write one probability per category")  # fmt: skip
+        raise ShapeError(f"the prior of '{name}' has another size", where=tree.where, expected=f"{size} {kind}",
+                         found=f"{len(values)}", fix="write one number per category")  # fmt: skip
+    if entry.family == Family.DIRICHLET:
+        if min(values) <= 0:
+            raise GraphError(f"the prior of '{name}' is no Dirichlet", where=tree.where, found=f"{min(values):g}",
+                             expected="pseudo-counts alpha > 0", fix="write numbers above zero")  # fmt: skip
+        return Dirichlet(torch.tensor(values, dtype=torch.float64) - 1)
     if min(values) < 0 or abs(math.fsum(values) - 1) > 1e-6:
         raise GraphError(f"the prior of '{name}' is no distribution", where=tree.where,
                          expected="probabilities >= 0 that sum to 1", found=f"a sum of {math.fsum(values):g}",

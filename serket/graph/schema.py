@@ -50,7 +50,7 @@ class VariableEntry(_Strict):
             Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
         ]
         | None
-    ) = Field(None, description="probabilities, or mean and covariance")
+    ) = Field(None, description="probabilities, pseudo-counts, or mean and covariance")
     combine: Literal["single", "product"] = Field("single", description="product: several child ports own the prior")
 
 
@@ -97,7 +97,11 @@ def ports_model(name: str, ports: Mapping[str, Port]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         f"field_{i}": (
             Several if port.many else One,
-            Field(None if port.optional else ..., alias=key, description=f"{port.role} port, {port.family}"),
+            Field(
+                None if port.optional else ...,
+                alias=key,
+                description=f"{port.role} port, {port.family or 'any family'}",
+            ),
         )  # fmt: skip
         for i, (key, port) in enumerate(ports.items())
     }

@@ -2,6 +2,7 @@
 
 from serket.messages.base import Family, Message
 from serket.messages.categorical import Categorical
+from serket.messages.dirichlet import Dirichlet
 from serket.messages.gaussian import Gaussian
 from serket.messages.moments import moment_match, pooled_moments
 from serket.messages.products import leave_one_out
@@ -9,6 +10,7 @@ from serket.messages.products import leave_one_out
 __all__ = [
     "FAMILIES",
     "Categorical",
+    "Dirichlet",
     "Family",
     "Gaussian",
     "Message",
@@ -17,7 +19,8 @@ __all__ = [
     "pooled_moments",
 ]
 
-FAMILIES: dict[Family, type[Gaussian] | type[Categorical]] = {
+FAMILIES: dict[Family, type[Gaussian] | type[Categorical] | type[Dirichlet]] = {
     Family.GAUSSIAN: Gaussian,
     Family.CATEGORICAL: Categorical,
+    Family.DIRICHLET: Dirichlet,
 }

@@ -16,6 +16,7 @@ class Family(StrEnum):
 
     GAUSSIAN = "gaussian"
     CATEGORICAL = "categorical"
+    DIRICHLET = "dirichlet"
 
 
 class Message(Protocol):

@@ -20,7 +20,7 @@ def _about(cls: type) -> dict[str, Any]:
     ports = []
     for name, port in (class_ports(cls) or {}).items():
         many, optional = " (list)" if port.many else "", " (optional)" if port.optional else ""
-        ports.append(f"{name}: {port.family.value} {port.role.value}{many}{optional}")
+        ports.append(f"{name}: {port.family or 'any family'} {port.role}{many}{optional}")
     fit = getattr(cls, "fit", None)
     return {
         "ports": ports,
