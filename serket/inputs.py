@@ -14,7 +14,8 @@ from serket.data import Dataset
 from serket.data import load as load_data
 from serket.errors import DataError, DataWarning, GraphError, SerketError
 from serket.graph import Graph
-from serket.protocol import Evidence, Module, traits
+from serket.protocol import Evidence, Module, couples_rows, traits
+from serket.rows import runs
 
 __all__ = ["Array", "check_device", "dataset_for", "dtype_of", "gather"]
 
@@ -48,7 +49,13 @@ def gather(
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> dict[str, Evidence]:
-    """Return the evidence of every node that reads data; warn where a module that needs whole rows gets gaps."""
+    """Return the evidence of every node that reads data; warn where a module that needs whole rows gets gaps.
+
+    Modules of the time plate take each row for the one after the last of its sequence: rows of a sequence that do not
+    follow one another are refused, and where rows in between are left out there is a warning.
+    """
+    if couples_rows(modules):
+        _check_order(dataset, rows)
     for node in graph.nodes.values():
         mask = dataset.masks.get(node.data or "")
         if mask is not None and mask.ndim > 1 and traits(modules[node.name]).masks == "row":
@@ -64,6 +71,29 @@ def gather(
         for node in graph.nodes.values()
         if node.data is not None
     }
+
+
+def _check_order(dataset: Dataset, rows: Any) -> None:
+    place = dataset.numbers(rows)
+    sequence = None if dataset.sequence is None else torch.from_numpy(dataset.sequence[place])
+    lengths = runs(sequence, len(place))
+    number = np.repeat(np.arange(len(lengths)), lengths.numpy())
+    step = np.diff(place)[np.diff(number) == 0]
+    if (step < 1).any():
+        raise DataError(
+            "the rows of a sequence are not in time order",
+            where=dataset.name,
+            expected="rows of a sequence in the order of the data",
+            fix="choose rows in ascending order",
+        )
+    if gaps := int((step > 1).sum()):
+        fix = f"; name the sequences ({next(iter(dataset.arrays))}_sequence), and whole ones are held out"
+        warnings.warn(
+            f"{dataset.name}: {gaps} gaps within sequences: the rows on either side of one count as neighbours in time"
+            + ("" if dataset.sequences else fix),
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def dtype_of(dataset: Dataset) -> torch.dtype:

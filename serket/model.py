@@ -20,8 +20,8 @@ from serket.graph import Graph, parse_graph
 from serket.graph.write import to_yaml
 from serket.imagination import Imagination, imagined
 from serket.inputs import Array, dataset_for, dtype_of, gather
-from serket.protocol import Evidence, Generative, Module, Trainable
-from serket.rows import seeded
+from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
+from serket.rows import chunks, seeded
 
 __all__ = ["Model", "load"]
 
@@ -89,7 +89,7 @@ class Model:
         options = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset), **options}
         parts = [
             run(self.graph, self.modules, {name: one[chunk] for name, one in evidence.items()}, **options)
-            for chunk in (slice(start, start + CHUNK) for start in range(0, max(len(first), 1), CHUNK))
+            for chunk in chunks(len(first), CHUNK, first.sequence, couples_rows(self.modules))
         ]
         return parts[0] if len(parts) == 1 else Result.joined(parts)
 
@@ -136,8 +136,9 @@ class Model:
         options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset)}
         parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
-        for start in range(0, len(next(iter(evidence.values()))), CHUNK // 4):
-            part = {other: one[start : start + CHUNK // 4] for other, one in evidence.items()}
+        first = next(iter(evidence.values()))
+        for chunk in chunks(len(first), CHUNK // 4, first.sequence, couples_rows(self.modules)):
+            part = {other: one[chunk] for other, one in evidence.items()}
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: beliefs[variable] for port, variable in bindings.items()}
             with blamed(name, module):

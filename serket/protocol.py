@@ -25,6 +25,7 @@ __all__ = [
     "Role",
     "Trainable",
     "Traits",
+    "couples_rows",
     "extrinsic",
     "traits",
     "uninformed",
@@ -67,32 +68,43 @@ class Evidence:
         row_id: ``(rows,)`` int64, the identity of each row; random streams derive from it.
         values: ``(rows, D)``, or None where the module has no data. Slots that are not observed hold zeros.
         observed: ``(rows,)``, or ``(rows, D)`` for modules that take masks per dimension; bool, true is observed.
+        sequence: ``(rows,)`` int64, the sequence each row belongs to, for modules of the time plate: rows of a sequence
+            follow one another in time order. None: all rows given are one sequence.
     """
 
     row_id: Tensor
     values: Tensor | None = None
     observed: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    sequence: Tensor | None = None
 
     @classmethod
-    def of(cls, values: Tensor, observed: Tensor | None = None, row_id: Tensor | None = None) -> Evidence:
+    def of(
+        cls,
+        values: Tensor,
+        observed: Tensor | None = None,
+        row_id: Tensor | None = None,
+        sequence: Tensor | None = None,
+    ) -> Evidence:
         """Build from values; without a mask every finite row is observed. What is not observed is zeroed."""
         finite = values.isfinite()
         mask = finite.flatten(1).all(-1) if observed is None else observed.to(torch.bool)
         wide = mask if mask.dim() == values.dim() else mask.reshape(-1, *(1,) * (values.dim() - 1))
         rows = torch.arange(len(values), device=values.device) if row_id is None else row_id
-        return cls(rows, torch.where(wide, values, torch.zeros_like(values)), mask)
+        return cls(rows, torch.where(wide, values, torch.zeros_like(values)), mask, sequence)
 
     @classmethod
-    def none(cls, rows: int, device: torch.device | str = "cpu") -> Evidence:
+    def none(cls, rows: int, device: torch.device | str = "cpu", sequence: Tensor | None = None) -> Evidence:
         """Return the evidence of a module without data."""
-        return cls(torch.arange(rows, device=device), None, torch.zeros(rows, dtype=torch.bool, device=device))
+        row_id = torch.arange(rows, device=device)
+        return cls(row_id, None, torch.zeros(rows, dtype=torch.bool, device=device), sequence)
 
     def __len__(self) -> int:
         return len(self.row_id)
 
     def __getitem__(self, rows: slice | Tensor) -> Evidence:
         values = None if self.values is None else self.values[rows]
-        return Evidence(self.row_id[rows], values, self.observed[rows])
+        sequence = None if self.sequence is None else self.sequence[rows]
+        return Evidence(self.row_id[rows], values, self.observed[rows], sequence)
 
     @property
     def present(self) -> Tensor:
@@ -104,6 +116,10 @@ class Evidence:
         values = None if self.values is None else torch.zeros_like(self.values)
         return replace(self, values=values, observed=torch.zeros_like(self.observed))
 
+    def silent(self) -> Evidence:
+        """Return the same rows as a module without data sees them."""
+        return replace(self, values=None, observed=torch.zeros_like(self.row_id, dtype=torch.bool))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
@@ -113,7 +129,8 @@ class Reply:
         messages: one per port asked for.
         includes: per port, what the message still contains and :func:`extrinsic` has to divide out.
         tilted: ports whose reply may depend on their own inbox (expectation propagation); on others it must not.
-        log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare.
+        log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare. A module of the
+            time plate gives increments, log p(row t | rows before t of its sequence): their sum over rows is exact.
         bound: what ``log_evidence`` is of the true one.
         info: diagnostics, such as a Monte-Carlo error.
     """
@@ -141,8 +158,9 @@ class Module(Protocol):
 
     Optional attributes, read in one place (:func:`traits`): ``exact`` (replies are exact, with no projection), ``cost``
     (how time grows, if not linearly), ``note`` (why it offers no evidence, for ``serket check``), ``masks`` (``"row"``
-    or ``"dimension"``), and ``own_prior`` (a message without batch dimensions per port: used when the module owns a
-    variable's prior, and divided out of replies that include it).
+    or ``"dimension"``), ``plate`` (``"time"`` if the rows of a sequence are answered together, else ``"row"``), and
+    ``own_prior`` (a message without batch dimensions per port: used when the module owns a variable's prior, and
+    divided out of replies that include it).
     """
 
     @property
@@ -221,6 +239,7 @@ class Traits:
     cost: str = "linear"
     note: str = ""
     masks: Literal["row", "dimension"] = "row"
+    plate: Literal["row", "time"] = "row"
     own_prior: Mapping[str, Message] = field(default_factory=dict)
 
 
@@ -228,6 +247,11 @@ def traits(module: Module) -> Traits:
     """Read a module's optional attributes."""
     named = {name: getattr(module, name) for name in Traits.__dataclass_fields__ if hasattr(module, name)}
     return Traits(**named)
+
+
+def couples_rows(modules: Mapping[str, Module]) -> bool:
+    """Tell whether some module is of the time plate, so that sequences have to stay whole."""
+    return any(traits(module).plate == "time" for module in modules.values())
 
 
 def uninformed(port: Port, rows: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Message:

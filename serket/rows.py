@@ -8,13 +8,54 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["row_normal", "row_uniform", "seeded"]
+from serket.errors import DataError, listed
+
+__all__ = ["chunks", "runs", "row_normal", "row_uniform", "seeded"]
 
 
 def seeded(seed: int, *names: str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose seed derives from (seed, names), so that no module's draws depend on another's."""
     digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def runs(sequence: Tensor | None, rows: int) -> Tensor:
+    """Return the lengths of the sequences, in row order, ``(sequences,)`` int64; without ids all rows are one.
+
+    Raises:
+        DataError: the rows of a sequence do not follow one another: nothing would tell their order in time.
+    """
+    if sequence is None or rows == 0:
+        return torch.full((min(rows, 1),), rows)
+    ids, lengths = sequence.unique_consecutive(return_counts=True)
+    _, times = ids.unique(return_counts=True)
+    if bool((times > 1).any()):
+        again = ids.unique()[times > 1].tolist()
+        raise DataError(
+            "the rows of a sequence do not follow one another",
+            where=f"sequences {listed(again)}",
+            expected="rows in time order, one sequence after the other",
+            fix="sort the rows: order = numpy.argsort(sequence, kind='stable')",
+        )
+    found: Tensor = lengths
+    return found
+
+
+def chunks(rows: int, size: int, sequence: Tensor | None = None, whole: bool = False) -> list[slice]:
+    """Cut rows into slices of at most ``size``; if sequences are to stay ``whole``, only where one ends.
+
+    A sequence longer than ``size`` is a slice of its own; one slice at least, of no row if there is none.
+    """
+    ends = runs(sequence, rows).cumsum(0) if whole else torch.arange(size, rows + size, size)
+    cuts, start = [], 0
+    while start < rows:
+        last = int(torch.searchsorted(ends, start + size, right=True)) - 1
+        end = int(ends[last]) if last >= 0 else 0
+        # No end within reach: the sequence that begins here is longer than a slice.
+        end = end if end > start else int(ends[last + 1])
+        cuts.append(slice(start, min(end, rows)))
+        start = end
+    return cuts or [slice(0, 0)]
 
 
 def row_uniform(

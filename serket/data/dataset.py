@@ -68,6 +68,24 @@ class Dataset:
         return len(self.row_id)
 
     @cached_property
+    def sequence(self) -> Array | None:
+        """The sequence of each row, ``(rows,)``, whichever key names it; None if none does.
+
+        Raises:
+            DataError: two keys name different ones.
+        """
+        for key, other in self.sequences.items():
+            first = next(iter(self.sequences))
+            if apart := np.flatnonzero(other != self.sequences[first]).tolist():
+                raise DataError(
+                    "two sensors say different sequences of a row",
+                    where=f"{self.name}: {first}_sequence and {key}_sequence, rows {listed(apart)}",
+                    expected="one sequence per row, whichever sensor names it",
+                    fix=f"leave {key}_sequence out",
+                )
+        return next(iter(self.sequences.values()), None)
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of everything that was read, the split included."""
         parts = {"row_id": self.row_id, "train": self.train, "test": self.test, **self.arrays}
@@ -98,8 +116,9 @@ class Dataset:
         """
         chosen = _chosen(rows)
         row_id = torch.from_numpy(self.row_id[chosen].copy()).to(device)
+        sequence = None if self.sequence is None else torch.from_numpy(self.sequence[chosen].copy()).to(device)
         if key in self.missing:
-            return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device))
+            return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device), sequence)
         if key not in self.arrays:
             fix = suggestion(key, self.arrays)
             raise DataError(f"no array '{key}'", where=self.name, available=self.arrays, fix=fix)
@@ -113,11 +132,16 @@ class Dataset:
         if given.dtype != values.dtype and not (finite := values.isfinite().all(-1)).all():
             where = f"{self.name}: {key}, rows {listed((~finite).nonzero().flatten().tolist())}"
             raise DataError(f"values beyond {dtype}", where=where, fix="rescale the array")
-        return Evidence(row_id, values, observed if masks == "dimension" and mask.dim() > 1 else observed[:, 0])
+        observed = observed if masks == "dimension" and mask.dim() > 1 else observed[:, 0]
+        return Evidence(row_id, values, observed, sequence)
+
+    def numbers(self, rows: Rows | None = None) -> Array:
+        """Return the numbers of the rows chosen, as in :meth:`evidence`."""
+        return np.arange(self.rows)[_chosen(rows)]
 
     def subset(self, rows: Rows) -> Dataset:
         """Return these rows, in this order; train and test keep those that are left."""
-        chosen = np.arange(self.rows)[_chosen(rows)]
+        chosen = self.numbers(rows)
 
         def left(old: Array | list[int]) -> Array:
             return np.flatnonzero(np.isin(chosen, old))

@@ -49,7 +49,7 @@ def load(
         arrays = {key: checks.numbers(origin, key) for key in _present(origin, names, missing_ok)}
         rows = checks.row_count(origin, arrays)
         masked = {key: checks.mask(origin, key, array, strict) for key, array in arrays.items()}
-        sequences = {k: checks.whole(origin, f"{k}_sequence", rows) for k in arrays if f"{k}_sequence" in origin}
+        sequences = {k: checks.whole(origin, f"{k}_sequence", rows) for k in names if f"{k}_sequence" in origin}
         groups = next(iter(sequences.values()), np.arange(rows))
         train, test = checks.split(origin, rows, groups, test_fraction, seed)
         if source == "digits":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -20,8 +20,8 @@ from serket.errors import ConvergenceWarning, MessageError, SerketError
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph
 from serket.messages import Message
-from serket.protocol import Evidence, Module, Reply, extrinsic, traits
-from serket.rows import seeded
+from serket.protocol import Evidence, Module, Reply, couples_rows, extrinsic, traits
+from serket.rows import runs, seeded
 
 __all__ = ["Passing", "pass_messages", "run"]
 
@@ -80,7 +80,8 @@ def run(
     used = {name: modules[name] for name in graph.nodes if name in names}
     if not evidence:
         raise MessageError("no evidence is given", expected="Evidence for one module at least, of any number of rows")
-    some = next(iter(evidence.values()))
+    some = next((one for one in evidence.values() if one.sequence is not None), next(iter(evidence.values())))
+    evidence = {name: replace(one, sequence=some.sequence) for name, one in evidence.items()}
     passed = partial(
         pass_messages,
         graph,
@@ -93,7 +94,9 @@ def run(
         relay=relay,
     )
     passing = passed(evidence)
-    blank = passed({name: one[:1].nothing() for name, one in evidence.items()})
+    # Without evidence all rows are alike, but for their place in a sequence.
+    first = slice(None) if couples_rows(used) else slice(1)
+    blank = passed({name: one[first].nothing() for name, one in evidence.items()})
     exchange = passing.exchange
     beliefs = {name: exchange.belief(name) for name in graph.variables if exchange.edges[name]}
     converged = passing.open_rows is None or not bool(passing.open_rows.any())
@@ -150,7 +153,8 @@ def pass_messages(
         silent: a module that hears but is not called; on a tree only the messages that reach it are computed.
         others: as in :func:`run`.
     """
-    row_id = next(iter(evidence.values())).row_id
+    some = next((one for one in evidence.values() if one.sequence is not None), next(iter(evidence.values())))
+    row_id, together = some.row_id, couples_rows(modules)
     names = frozenset(modules)
     speaking = names - {silent}
     plan = schedule(graph, names, root=silent)
@@ -160,14 +164,14 @@ def pass_messages(
     exchange = Exchange(graph, modules, owners, row_id=row_id, dtype=dtype, improper=improper)
     passing = Passing(exchange, {}, plan.tree)
     generators = {name: seeded(seed, name, device=row_id.device) for name in modules}
-    absent = Evidence(row_id, None, torch.zeros_like(row_id, dtype=torch.bool))
+    evidence = {name: replace(evidence.get(name, some.silent()), sequence=some.sequence) for name in modules}
     damping: Tensor | None = None
 
     def call(step: Step) -> None:
         node, module, asked = graph.nodes[step.node], modules[step.node], frozenset(step.ports)
         inbox = exchange.inbox(step.node, hidden=asked if step.upward else frozenset())
         with blamed(step.node, module):
-            reply = module.infer(inbox, evidence.get(step.node, absent), generator=generators[step.node], ports=asked)
+            reply = module.infer(inbox, evidence[step.node], generator=generators[step.node], ports=asked)
         reply = relay(reply) if relay else reply
         check_reply(step.node, module, reply, asked, len(row_id))
         passing.replies[step.node] = reply
@@ -199,6 +203,9 @@ def pass_messages(
                 call(step)
         beliefs = _beliefs(exchange)
         change = torch.stack([beliefs[name].kl(before[name]) for name in beliefs]).amax(0)
+        change = (
+            _greatest(change, some.sequence) if together else change
+        )  # a row hears its neighbours: none stops alone
         passing.history.append(float(change[passing.open_rows].max()))
         # Damping 0.5 slows easy graphs five to ten times: it is switched on where the change has stalled, only.
         waited = torch.where(change > 0.9 * least, waited + 1, torch.zeros_like(waited))
@@ -212,6 +219,13 @@ def pass_messages(
         if name in speaking:
             call(Step(name, ()))
     return passing
+
+
+def _greatest(values: Tensor, sequence: Tensor | None) -> Tensor:
+    """Return in every row the greatest value of its sequence."""
+    lengths = runs(sequence, len(values)).to(values.device)
+    number = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+    return values.new_zeros(len(lengths)).scatter_reduce(0, number, values, "amax")[number]
 
 
 def _beliefs(exchange: Exchange) -> dict[str, Message]:

@@ -11,7 +11,8 @@ from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph, Node
 from serket.messages import Message
-from serket.protocol import Evidence, Module, Role, Trainable
+from serket.protocol import Evidence, Module, Role, Trainable, couples_rows
+from serket.rows import chunks
 from serket.training.pretrain import Task
 
 __all__ = ["alone", "compose", "listen"]
@@ -64,15 +65,16 @@ def listen(
     for port in owned:
         owners[graph.nodes[name].bindings[port]] = PriorOwner("child", name, port)
     used = {other: modules[other] for other in graph.nodes if other in active}
-    rows = next(iter(evidence.values())).row_id
+    some = next(iter(evidence.values()))
     parts: list[Mapping[str, Message]] = []
-    for chunk in (slice(start, start + CHUNK) for start in range(0, len(rows), CHUNK)):
+    for chunk in chunks(len(some), CHUNK, some.sequence, couples_rows(used)):
         part = {other: one[chunk] for other, one in evidence.items()}
         heard = pass_messages(graph, used, part, seed=seed, dtype=dtype, owners=owners, silent=name)
         parts.append(heard.exchange.inbox(name))
     inbox = {port: stacked([part[port] for part in parts]) for port in graph.nodes[name].ports}
-    nothing = Evidence(rows, None, torch.zeros_like(rows, dtype=torch.bool))
-    return Task(name, _trainable(modules[name]), evidence.get(name, nothing), inbox, owned, graph.nodes[name].fit, seed)
+    return Task(
+        name, _trainable(modules[name]), evidence.get(name, some.silent()), inbox, owned, graph.nodes[name].fit, seed
+    )
 
 
 def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: frozenset[str]) -> frozenset[str]:
