@@ -7,7 +7,7 @@ from serket.errors import ConvergenceWarning, SerketError
 from serket.fitting import fit
 from serket.graph import Graph, check, load_graph
 from serket.imagination import Imagination
-from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message
+from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message, Particles, Point
 from serket.model import Model, load
 from serket.protocol import (
     Evidence,
@@ -39,6 +39,8 @@ __all__ = [
     "Message",
     "Model",
     "Module",
+    "Particles",
+    "Point",
     "Port",
     "Reply",
     "Role",

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Family", "Message", "per_row"]
+__all__ = ["Compound", "Family", "Message", "per_row"]
 
 
 class Family(StrEnum):
@@ -117,6 +117,12 @@ class Message(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Return the natural parameters by name: what is sent or stored."""
         ...
+
+
+class Compound:
+    """A message that holds a Gaussian factor and more: it leads in products with a Gaussian, from either side."""
+
+    __slots__ = ()
 
 
 def per_row(values: float | Tensor, like: Tensor, events: int) -> float | Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
 from serket.errors import MessageError, ShapeError, listed
-from serket.messages.base import per_row
+from serket.messages.base import Compound, per_row
 
 __all__ = ["Gaussian"]
 
@@ -106,12 +106,16 @@ class Gaussian:
         return type(self)(self.info, torch.diag_embed(self.precision)) if self.diagonal else self
 
     def __mul__(self, other: Self) -> Self:
-        """Multiply potentials: information vectors and precisions add."""
+        """Multiply potentials: information vectors and precisions add; points take the Gaussian in as their factor."""
+        if isinstance(other, Compound):
+            return cast(Self, cast(Any, other).times(self))
         a, b = self._alike(other)
         return type(self)(a.info + b.info, a.precision + b.precision)
 
     def __truediv__(self, other: Self) -> Self:
         """Divide potentials: information vectors and precisions subtract; may be improper, never raises on values."""
+        if isinstance(other, Compound):  # refuses, in rows with points
+            return cast(Self, cast(Any, type(other)).absent(self) / other)
         a, b = self._alike(other)
         return type(self)(a.info - b.info, a.precision - b.precision)
 
@@ -141,6 +145,8 @@ class Gaussian:
 
     def where(self, rows: Tensor, other: Self) -> Self:
         """Take this message in the rows that are true and ``other`` elsewhere."""
+        if isinstance(other, Compound):
+            return cast(Self, cast(Any, other).where(~rows, self))
         a, b = self._alike(other)
         pick = rows if a.diagonal else rows.unsqueeze(-1)
         return type(self)(
@@ -231,7 +237,10 @@ class Gaussian:
         """KL(self || other), nats; +inf where a side is improper, unless both hold the same numbers.
 
         (log det Sigma_b - log det Sigma_a + tr(Lambda_b Sigma_a) + (mu_a - mu_b)' Lambda_b (mu_a - mu_b) - D) / 2.
+        Points are projected onto a Gaussian first.
         """
+        if isinstance(other, Compound):
+            other = cast(Any, other).projected()
         a, b = self._alike(other)
         same = (a.info == b.info).all(-1) & (a.precision == b.precision).flatten(a.info.dim() - 1).all(-1)
         if a.diagonal and b.diagonal:

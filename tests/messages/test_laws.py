@@ -8,19 +8,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serket.errors import MessageError, ShapeError
-from serket.messages import Categorical, Gaussian, moment_match
+from serket.messages import Atoms, Categorical, Dirichlet, Gaussian, Particles, Point, moment_match
 
 ROWS, SIZE = 3, 4
+FAMILIES = ["diagonal", "full", "categorical", "dirichlet", "particles", "point"]
 
 
 @st.composite
 def messages(draw, family=None, proper=False, largest=2):
-    """A random message in float64; precisions may be zero or negative unless proper."""
-    family = family or draw(st.sampled_from(["diagonal", "full", "categorical"]))
+    """A random message in float64; precisions may be zero or negative unless proper. Some rows have no points."""
+    family = family or draw(st.sampled_from(FAMILIES))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
     scale = 10 ** draw(st.floats(-2, largest))
     if family == "categorical":
         return Categorical(scale * torch.randn(ROWS, SIZE, generator=generator, dtype=torch.float64))
+    if family == "dirichlet":
+        low = -0.9 if proper else draw(st.sampled_from([-0.9, -3.0]))
+        return Dirichlet(low + scale * torch.rand(ROWS, SIZE, generator=generator, dtype=torch.float64))
+    if family in ("particles", "point"):
+        factor = draw(messages(draw(st.sampled_from(["diagonal", "full"])), proper, largest))
+        present = torch.rand(ROWS, generator=generator) < 0.7
+        points = torch.randn(ROWS, draw(st.integers(1, 6)), SIZE, generator=generator, dtype=torch.float64)
+        if family == "point":
+            return Point.of(points[:, 0], present, factor)
+        weights = scale * torch.randn(points.shape[:-1], generator=generator, dtype=torch.float64)
+        return Particles.of(points, weights, present, factor)
     info = scale * torch.randn(ROWS, SIZE, generator=generator, dtype=torch.float64)
     root = torch.randn(ROWS, SIZE, SIZE, generator=generator, dtype=torch.float64)
     shift = 0.1 if proper else draw(st.sampled_from([0.1, 0.0, -1.0]))
@@ -31,23 +43,26 @@ def messages(draw, family=None, proper=False, largest=2):
 
 @st.composite
 def pairs(draw, number=2, proper=False, largest=2):
-    kind = draw(st.sampled_from(["gaussian", "categorical"]))
-    families = ["categorical"] if kind == "categorical" else ["diagonal", "full"]
-    return [draw(messages(draw(st.sampled_from(families)), proper, largest)) for _ in range(number)]
+    """Messages that have a product: of those over a Gaussian variable, the first may stand on points."""
+    first = draw(st.sampled_from(FAMILIES))
+    rest = [first] if first in ("categorical", "dirichlet") else ["diagonal", "full"]
+    chosen = [first, *(draw(st.sampled_from(rest)) for _ in range(number - 1))]
+    return [draw(messages(family, proper, largest)) for family in chosen]
 
 
 def same(a, b, rtol=1e-10):
-    if isinstance(a, Gaussian):
+    if isinstance(a, Gaussian | Atoms):
         a, b = a.full(), b.full()
+    assert type(a) is type(b)
     for name, left in a.tensors().items():
-        right = b.tensors()[name]
+        left, right = left.double(), b.tensors()[name].double()
         scale = max(1.0, float(left.abs().max()), float(right.abs().max()))
         torch.testing.assert_close(left, right, rtol=rtol, atol=rtol * scale)
 
 
-@given(pairs(3))
-def test_products_commute_and_associate(abc):
-    a, b, c = abc
+@given(pairs(3), st.permutations([0, 1, 2]))
+def test_products_commute_and_associate(abc, order):
+    a, b, c = (abc[i] for i in order)
     same(a * b, b * a)
     same((a * b) * c, a * (b * c))
 
@@ -67,8 +82,12 @@ def test_division_undoes_a_product(ab):
 
 
 @given(messages(), st.floats(-3, 3), st.floats(-3, 3))
-def test_powers_add(a, s, t):
-    same(a**s * a**t, a ** (s + t), rtol=1e-9)
+def test_powers_add_and_multiply(a, s, t):
+    if not isinstance(a, Atoms):
+        same(a**s * a**t, a ** (s + t), rtol=1e-9)
+    if s and t:
+        same((a**s) ** t, a ** (s * t), rtol=1e-9)
+    same(a**1.0, a)
     assert bool((a**0.0).is_vacuous().all())
 
 
@@ -83,7 +102,8 @@ def test_power_per_row(a):
 @given(messages(proper=True))
 def test_kl_is_zero_to_itself_and_positive_to_others(a):
     assert torch.equal(a.kl(a), torch.zeros(ROWS, dtype=torch.float64))
-    other = a * type(a)(**{name: 0.1 * values.abs() for name, values in a.tensors().items()})
+    more = type(a.factor if isinstance(a, Atoms) else a)
+    other = a * more(**{n: 0.1 * v.abs() for n, v in a.tensors().items() if n in more.__dataclass_fields__})
     if bool(other.is_proper().all()):
         assert bool((a.kl(other) >= 0).all())
 
@@ -91,6 +111,13 @@ def test_kl_is_zero_to_itself_and_positive_to_others(a):
 @given(pairs(proper=True, largest=0))  # torch clamps probabilities at 1e-16
 def test_kl_agrees_with_torch(ab):
     a, b = ab
+    if isinstance(a, Atoms):
+        a, b = (Categorical((a * b.full()).effective()), Categorical(a.effective()))
+        same_points = ab[0].present
+        truth = torch.distributions.kl_divergence(a.to_distribution(), b.to_distribution())
+        found = (ab[0] * ab[1]).kl(ab[0])
+        torch.testing.assert_close(found[same_points], truth[same_points], rtol=1e-7, atol=1e-9)
+        return
     truth = torch.distributions.kl_divergence(_full(a).to_distribution(), _full(b).to_distribution())
     torch.testing.assert_close(a.kl(b), truth, rtol=1e-7, atol=1e-9)
 
@@ -102,7 +129,12 @@ def _full(a):
 @given(messages(proper=True, largest=0))
 def test_log_z_normalises(a):
     distribution = a.to_distribution()
-    if isinstance(a, Categorical):
+    if isinstance(a, Atoms):
+        return  # no density; see test_points.py
+    if isinstance(a, Dirichlet):
+        point = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).expand(ROWS, SIZE)
+        potential = (a.counts * point.log()).sum(-1)
+    elif isinstance(a, Categorical):
         point = torch.tensor([0, 1, 3])
         potential = a.logits.gather(1, point.unsqueeze(1)).squeeze(1)
     else:
