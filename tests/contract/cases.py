@@ -144,6 +144,7 @@ CATEGORY = Family.CATEGORICAL
 TABLE = [[[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]], [[0.25, 0.25, 0.5], [0.6, 0.4, 0.0]]]
 BODY = {"shared": parent(2), "views[0]": child(3), "views[1]": child(4)}
 EQUAL = {"shared": parent(2), "views[0]": child(2), "views[1]": child(2)}
+AGENTS = {f"agents[{a}]": child(3, CATEGORY) for a in range(3)}
 CAUSES = {"given[0]": parent(2), "given[1]": parent(1)}
 LINEAR = {"matrix": [[1.0, 0.5, -1.0], [0.3, -2.0, 0.7]], "noise": [[0.5, 0.2], [0.2, 0.4]], "offset": [1.0, -2.0]}
 MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}}
@@ -171,6 +172,8 @@ CASES = [
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
+    *[Case("composer", "naming_game", mode, AGENTS, {"communication": mode, "games": 30, "prior": [0.5, 0.3, 0.2]})
+      for mode in ("metropolis_hastings", "variational", "accept_all", "none")],
 ]  # fmt: skip
 TRAINABLE = [
     case for case in CASES if case.type in ("vae", "gmm") or (case.kind, case.type) == ("composer", "linear_gaussian")
