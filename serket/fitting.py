@@ -13,15 +13,21 @@ import torch
 
 from serket import store
 from serket.data import Dataset
-from serket.errors import DataError, GraphError, SerketError
+from serket.errors import DataError, SerketError
 from serket.graph import Graph, load_graph, prior_owners
+from serket.graph.write import to_yaml
 from serket.inputs import Array, check_device, dataset_for, dtype_of, gather
 from serket.model import Model
-from serket.protocol import Trainable
+from serket.protocol import Evidence, Trainable
+from serket.training.align import align
 from serket.training.compose import alone, compose
+from serket.training.mutual import divide, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
 
-__all__ = ["fit"]
+__all__ = ["VALIDATION", "fit"]
+
+VALIDATION = 0.15
+"""The share of the training rows that rounds of mutual learning are judged by."""
 
 
 def fit(
@@ -36,7 +42,9 @@ def fit(
     report: Report | None = None,
     kept: store.Partial | None = None,
 ) -> Model:
-    """Fit every module alone, in parallel, then the composers, then what stands on them.
+    """Fit every module alone, in parallel, then the composers, then what stands on them; then rounds, if any.
+
+    With ``rounds`` a share of the training rows (:data:`VALIDATION`) is kept from every fit, to judge the rounds by.
 
     Args:
         graph: a graph, or what :func:`serket.load_graph` takes.
@@ -53,13 +61,6 @@ def fit(
         SerketError: the graph, the data or a module's options are at fault.
     """
     graph = graph if isinstance(graph, Graph) else load_graph(graph)
-    if graph.rounds:
-        raise GraphError(
-            "rounds of mutual learning are not built yet",
-            where=graph.name,
-            found=f"rounds: {graph.rounds}",
-            fix="write rounds: 0",
-        )
     modules = graph.build()
     seed = graph.seed if seed is None else seed
     if not isinstance(seed, int) or seed < 0:
@@ -72,6 +73,12 @@ def fit(
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")
     dtype = model.dtype = dtype_of(dataset)
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
+    validation: dict[str, Evidence] = {}
+    if graph.rounds:
+        learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed)
+        learn, judge = learn.to(model.device), judge.to(model.device)
+        validation = {name: one[judge] for name, one in evidence.items()}
+        evidence = {name: one[learn] for name, one in evidence.items()}
     tags = {name: _tag(model, name) for name in modules} if kept else {}
 
     def done(fitted: Fitted, keep: bool = True) -> None:
@@ -99,9 +106,53 @@ def fit(
         # Hearing what the others say is part of the work.
         done(replace(fitted, seconds=time.perf_counter() - begun), keep=False)
         begun = time.perf_counter()
-    ordered = {name: model.seconds[name] for name in graph.nodes if name in model.seconds}
+    align(graph, modules, evidence, seed=seed, dtype=dtype)
+    if graph.rounds:
+        begun = time.perf_counter()
+        _learn_together(model, evidence, validation, dtype, report, kept)
+        model.seconds["rounds"] = time.perf_counter() - begun
+    ordered = {name: model.seconds[name] for name in [*graph.nodes, "rounds"] if name in model.seconds}
     model.seconds = {**ordered, "total": time.perf_counter() - start}
     return model
+
+
+def _learn_together(
+    model: Model,
+    evidence: Mapping[str, Evidence],
+    validation: Mapping[str, Evidence],
+    dtype: torch.dtype,
+    report: Report | None,
+    kept: store.Partial | None,
+) -> None:
+    """Run the rounds, from the last one that an interrupted run has kept whole."""
+    learners = {name: module for name, module in model.modules.items() if isinstance(module, Trainable)}
+    about = {"graph": to_yaml(replace(model.graph, rounds=0)), "sha256": model.data["sha256"], "seed": model.seed}
+
+    def tag(number: int) -> str:
+        return store.fingerprint(round=number, torch=torch.__version__, **about)
+
+    done = 0
+    for number in range(model.graph.rounds, 0, -1) if kept else ():
+        states = {name: kept.get(f"{name}.round", tag(number)) for name in learners} if kept else {}
+        if all(state is not None for state in states.values()):
+            for name, state in states.items():
+                learners[name].load({key: value.to(model.device) for key, value in cast(Any, state).items()})
+            done = number
+            break
+    rounds = mutual(
+        model.graph,
+        model.modules,
+        evidence,
+        validation,
+        seed=model.seed,
+        dtype=dtype,
+        start=done + 1,
+        report=report,
+    )
+    for number, steps in enumerate(rounds, done + 1):
+        model.rounds.extend(steps)
+        for name, module in learners.items() if kept else ():
+            cast(store.Partial, kept).put(f"{name}.round", tag(number), module.state())
 
 
 def _tag(model: Model, name: str) -> str:
@@ -119,6 +170,7 @@ def _tag(model: Model, name: str) -> str:
         ports=ports,
         data=node.data,
         sha256=model.data["sha256"],
+        rows="those to learn from" if model.graph.rounds else "all",
         seed=model.seed,
         torch=torch.__version__,
     )

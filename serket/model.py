@@ -22,6 +22,7 @@ from serket.imagination import Imagination, imagined
 from serket.inputs import Array, dataset_for, dtype_of, gather
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
 from serket.rows import chunks, seeded
+from serket.training.mutual import Step
 
 __all__ = ["Model", "load"]
 
@@ -40,6 +41,7 @@ class Model:
         seconds: what fitting took, by module, ``total`` included.
         histories: curves of the fits, by module.
         data: name and hash of the data it was fitted on.
+        rounds: what was tried in rounds of mutual learning, and what was kept.
         dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
     """
 
@@ -51,6 +53,7 @@ class Model:
     histories: dict[str, Mapping[str, list[float]]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    rounds: list[Step] = field(default_factory=list)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{node.name}: {node.type}" for node in self.graph.nodes.values())

@@ -21,6 +21,7 @@ __all__ = [
     "Module",
     "Port",
     "Progress",
+    "Relabels",
     "Reply",
     "Role",
     "Trainable",
@@ -219,6 +220,15 @@ class Trainable(Module, Protocol):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take a state back; afterwards replies are the same to the bit."""
+        ...
+
+
+@runtime_checkable
+class Relabels(Module, Protocol):
+    """A module whose categories have no meaning of their own, so that it can call them by other names."""
+
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Make category ``order[k]`` of the variable at a port its category k; ``order`` is ``(K,)``, a permutation."""
         ...
 
 

@@ -76,7 +76,7 @@ def _graph(tree: Tree, name: str, source: str) -> Graph:
                 raise GraphError(f"'{key}' is the name of a module and of a composer", where=spot.key,
                                  found=f"the module at {nodes[key].where}", fix="rename one")  # fmt: skip
             nodes[key] = _node(key, kind, spot, variables, file.run.feedback)
-    graph = Graph(variables, nodes, name, file.data, file.run.rounds, file.run.seed, source)
+    graph = Graph(variables, nodes, name, file.data, file.run.rounds, file.run.explore, file.run.seed, source)
     _check_owners(graph)
     _check_connected(graph)
     return graph
@@ -113,6 +113,7 @@ def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], 
         data=entry.data,
         options=options,
         fit=option_values(entry.fit, given=True) if getattr(entry, "fit", None) else {},
+        refit=option_values(entry.refit, given=True) if getattr(entry, "refit", None) else {},
         feedback=feedback if entry.feedback is None else entry.feedback,
         where=tree.key,
     )

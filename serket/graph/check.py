@@ -105,8 +105,6 @@ def check(graph: Graph) -> Report:
     cost = {name: traits(module).cost for name, module in modules.items()}
     warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules)]
     sure = all(traits(module).exact and not traits(module).note for module in modules.values())
-    if graph.rounds:
-        warnings.append(f"run.rounds: {graph.rounds}: rounds of mutual learning are not built yet, so run will refuse")
     exact = tree and plain and sure
     return Report(owners, tree, exact, cost, tuple(warnings))
 

@@ -47,7 +47,8 @@ class Node:
         data: the key of its array in the data file, or None.
         options: keyword arguments of its class.
         fit: keyword arguments of its ``fit``.
-        feedback: whether it is refitted in rounds of mutual learning.
+        refit: keyword arguments of its ``fit`` in rounds of mutual learning; those of ``fit`` if there are none.
+        feedback: whether it learns from what the rest of the graph says at its parent ports.
         where: ``file:line:column`` of the entry.
     """
 
@@ -61,6 +62,7 @@ class Node:
     data: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
+    refit: Mapping[str, Any] = field(default_factory=dict)
     feedback: bool = True
     where: str | None = field(default=None, compare=False)
 
@@ -95,6 +97,7 @@ class Graph:
     name: str = "graph"
     data: str | None = None
     rounds: int = 0
+    explore: int = 16
     seed: int = 0
     source: str = field(default="", compare=False)
     """The YAML text it was read from, or an equivalent."""

@@ -58,8 +58,9 @@ class Run(_Strict):
     """The section ``run:``."""
 
     rounds: int = Field(0, ge=0, description="rounds of mutual learning")
+    explore: int = Field(16, ge=0, description="other divisions of concepts tried in a round")
     seed: int = Field(0, ge=0)
-    feedback: Switch = Field(True, description="off: no module is refitted in rounds of mutual learning")
+    feedback: Switch = Field(True, description="off: no module learns from what stands above it")
 
 
 class File(_Strict):
@@ -122,11 +123,12 @@ def entry_model(cls: type, kind: Kind, name: str) -> type[BaseModel]:
         "ports": (bindings, ...),
         "data": (str | None, Field(None, min_length=1, description="the key of its array in the data file")),
         "trust": (Trust | None, None),
-        "feedback": (Switch | None, Field(None, description="off: not refitted in rounds of mutual learning")),
+        "feedback": (Switch | None, Field(None, description="off: does not learn from what stands above it")),
     }
     if hasattr(cls, "fit"):
         fit = create_model(f"{kind}_{name}_fit", __base__=_Strict, **_fields(options_of(cls.fit)))
         fields["fit"] = (fit | None, Field(None, description="options of its training"))
+        fields["refit"] = (fit | None, Field(None, description="options of its training in rounds; else those of fit"))
     if "trust" in options:  # The class's own, as in `product`.
         del fields["trust"]
     doc = (inspect.getdoc(cls) or name).splitlines()[0]

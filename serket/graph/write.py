@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from serket.errors import GraphError
 from serket.graph.graph import Graph, Node, Variable
 from serket.graph.scalar import scalar
-from serket.messages import Categorical, Gaussian, Message
+from serket.messages import Categorical, Dirichlet, Gaussian, Message
 
 __all__ = ["dump", "to_yaml"]
 
@@ -25,7 +25,7 @@ def to_yaml(graph: Graph) -> str:
         "variables": {name: _variable(variable) for name, variable in graph.variables.items()},
         "modules": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "module"},
         "composers": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "composer"},
-        "run": {"rounds": graph.rounds, "seed": graph.seed},
+        "run": {"rounds": graph.rounds, "explore": graph.explore, "seed": graph.seed},
     }
     return dump({key: section for key, section in sections.items() if section is not None and section != {}})
 
@@ -51,6 +51,8 @@ def _variable(variable: Variable) -> dict[str, Any]:
 def _prior(prior: Message) -> Any:
     if isinstance(prior, Gaussian):
         return {"mean": _rounded(prior.mean().tolist()), "covariance": _rounded(prior.covariance().tolist())}
+    if isinstance(prior, Dirichlet):
+        return _rounded(prior.concentration.tolist())
     assert isinstance(prior, Categorical)
     return _rounded(prior.probs.tolist())
 
@@ -72,6 +74,8 @@ def _node(node: Node) -> dict[str, Any]:
     entry |= _plain(node.options)
     if node.fit:
         entry["fit"] = _plain(node.fit)
+    if node.refit:
+        entry["refit"] = _plain(node.refit)
     return entry if node.feedback else entry | {"feedback": False}
 
 

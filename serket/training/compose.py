@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from serket.engine.exchange import Exchange
 from serket.engine.result import stacked
 from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
@@ -70,11 +71,17 @@ def listen(
     for chunk in chunks(len(some), CHUNK, some.sequence, couples_rows(used)):
         part = {other: one[chunk] for other, one in evidence.items()}
         heard = pass_messages(graph, used, part, seed=seed, dtype=dtype, owners=owners, silent=name)
-        parts.append(heard.exchange.inbox(name))
+        parts.append(_heard(graph.nodes[name], heard.exchange))
     inbox = {port: stacked([part[port] for part in parts]) for port in graph.nodes[name].ports}
     return Task(
         name, _trainable(modules[name]), evidence.get(name, some.silent()), inbox, owned, graph.nodes[name].fit, seed
     )
+
+
+def _heard(node: Node, exchange: Exchange) -> Mapping[str, Message]:
+    """Return the inbox to learn under: without feedback a parent port hears its variable's prior alone."""
+    priors = {port: exchange.priors[v] for port, v in node.bindings.items() if node.ports[port].role == Role.PARENT}
+    return exchange.inbox(node.name) | ({} if node.feedback else priors)
 
 
 def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: frozenset[str]) -> frozenset[str]:

@@ -1,0 +1,49 @@
+"""One meaning per label: modules that were fitted apart and share a categorical variable agree on its names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from serket.engine.run import pass_messages
+from serket.graph.graph import Graph
+from serket.messages import Categorical, Family
+from serket.protocol import Evidence, Module, Relabels
+
+__all__ = ["align"]
+
+
+def align(
+    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+) -> dict[str, int]:
+    """Rename the categories of modules so that they agree with those before them in the file, and with what stands.
+
+    At every categorical variable the modules that can rename their categories are taken in file order: the first keeps
+    its names; the others are matched (Hungarian, Kuhn 1955) to what the rest of the graph, without those still to come,
+    says of the same rows: sum_n p_rest(k | n) p_own(l | n) is the gain of calling l by the name k.
+
+    Returns:
+        How many categories of each module, ``node.port``, got another name.
+    """
+    renamed: dict[str, int] = {}
+    for variable in graph.variables.values():
+        if variable.family != Family.CATEGORICAL:
+            continue
+        open_names = [(n, p) for n, p in graph.bound(variable.name) if isinstance(modules[n], Relabels)]
+        for place, (node, port) in enumerate(open_names[1:], 1):
+            still_to_come = {name for name, _ in open_names[place + 1 :]}
+            used = {name: module for name, module in modules.items() if name not in still_to_come}
+            exchange = pass_messages(graph, used, evidence, seed=seed, dtype=dtype).exchange
+            rest = cast(Categorical, exchange.inbox(node)[port])
+            own = cast(Categorical, exchange.messages[node, port])
+            told = ~rest.is_vacuous() & ~own.is_vacuous()
+            gain = rest[told].probs.mT @ own[told].probs
+            # What nobody speaks of keeps its name.
+            gain = gain + 1e-9 * torch.eye(variable.size).to(gain)
+            order = torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1])
+            cast(Relabels, modules[node]).relabel(port, order)
+            renamed[f"{node}.{port}"] = int((order != torch.arange(len(order))).sum())
+    return renamed

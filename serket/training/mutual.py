@@ -1,0 +1,225 @@
+"""Mutual learning: every module refits under what the others say, and what does not help is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from serket.engine.diagnose import account
+from serket.engine.exchange import Exchange
+from serket.engine.run import pass_messages
+from serket.errors import MessageError
+from serket.graph.graph import Graph
+from serket.messages import Categorical, Family
+from serket.protocol import Evidence, Module, Trainable, couples_rows
+from serket.rows import chunks, seeded
+from serket.training.compose import CHUNK, listen
+from serket.training.repartition import Proposal, proposals
+
+__all__ = ["Step", "divide", "judged", "mutual"]
+
+Report = Callable[[str, int, int, str], None]
+_CLAMP = 30.0  # nats: a proposal's labels, as good as certain
+_FLOOR = -1e4  # nats: structural zeros in a profile
+_SETTLE = 2  # refits of every module at the concept before a proposal is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing tried in a round.
+
+    Args:
+        round: from 1.
+        what: the module that was refitted, or the variable whose concepts were divided anew.
+        kept: whether it stayed.
+        evidence: on validation rows, mean nats a row, if it had stayed.
+        before: the same, without it.
+        text: of a proposal, how the rows were divided.
+    """
+
+    round: int
+    what: str
+    kept: bool
+    evidence: float
+    before: float
+    text: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for events and ``metrics.json``."""
+        return asdict(self)
+
+
+def divide(rows: Evidence, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return row numbers to learn from and to judge by: a share of the rows, or of whole sequences where there are any.
+
+    Raises:
+        MessageError: there are fewer than two rows, or sequences, so that nothing is left to judge by.
+    """
+    groups = torch.arange(len(rows)) if rows.sequence is None else rows.sequence.cpu()
+    names = groups.unique()
+    if len(names) < 2:
+        raise MessageError(
+            "rounds need rows to judge by",
+            expected="two training rows or more, or two sequences",
+            found=f"{len(names)}",
+            fix="give more rows, name shorter sequences in <key>_sequence, or write rounds: 0",
+        )
+    generator = seeded(seed, "validation")
+    chosen = names[torch.randperm(len(names), generator=generator)[: max(1, round(share * len(names)))]]
+    held = torch.isin(groups, chosen)
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def judged(
+    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+) -> float:
+    """Return the log evidence of the data, mean nats a row; where the graph offers none, what predicts the senses.
+
+    The evidence is that of the engine. Where something is tempered or projected away, it is the sum over modules that
+    read data of log p(x_m | what the others saw), from the module's own evidence under its normalised cavities.
+    """
+    some = next(iter(evidence.values()))
+    total = 0.0
+    for chunk in chunks(len(some), CHUNK, some.sequence, couples_rows(modules)):
+        part = {name: one[chunk] for name, one in evidence.items()}
+        passing = pass_messages(graph, modules, part, seed=seed, dtype=dtype)
+        found, _, reason = account(graph, passing)
+        if found is None:
+            found = sum((_predicted(passing.exchange, passing.replies, name) for name in part), torch.zeros(()))
+        if not bool(found.isfinite().all()):
+            raise MessageError("the evidence is no number", found=reason or "infinite", fix="see serket check")
+        total += float(found.double().sum())
+    return total / len(some)
+
+
+def _predicted(exchange: Exchange, replies: Mapping[str, Any], name: str) -> Tensor:
+    """log p(x_m | the rest): a module's evidence over the integral of its cavities, or its message's weight in them."""
+    told, cavities = replies[name].log_evidence, exchange.inbox(name)
+    if told is not None:
+        return cast(Tensor, told) - torch.stack([cavity.log_z() for cavity in cavities.values()]).sum(0)
+    beliefs = {port: exchange.belief(exchange.graph.nodes[name].bindings[port]) for port in cavities}
+    gains = [beliefs[port].log_z() - cavity.log_z() for port, cavity in cavities.items()]
+    return torch.stack(gains).sum(0)
+
+
+def mutual(
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    validation: Mapping[str, Evidence],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    start: int = 1,
+    report: Report | None = None,
+) -> Iterator[list[Step]]:
+    """Run the graph's rounds, yielding after each what was tried in it.
+
+    A round refits every trainable module once, in file order, warm, under what the others say of the training rows
+    (DESIGN, 9.4); then tries up to ``graph.explore`` other divisions of concepts (:mod:`serket.training.repartition`).
+    Each stays if the evidence on validation rows does not fall; otherwise the states go back to what they were. So the
+    evidence never falls; whether concepts come to mean more is for tests over seeds.
+
+    Args:
+        graph: ``rounds``, ``explore``, and per node ``feedback`` and ``refit``.
+        modules: fitted, by node name; changed in place.
+        evidence: rows to learn from.
+        validation: rows to judge by, of which no module has seen any.
+        seed: of all randomness.
+        dtype: of the messages.
+        start: the round to begin with.
+        report: called with ("round N", steps done, steps in all, text).
+    """
+    learners = [n for n, node in graph.nodes.items() if node.feedback and isinstance(modules[n], Trainable)]
+    if not learners:
+        return
+    best = judged(graph, modules, validation, seed=seed, dtype=dtype)
+    for number in range(start, graph.rounds + 1):
+        this = _Round(graph, modules, evidence, validation, learners, seed, dtype, report, number, best)
+        for name in learners:
+            this.attempt(name, [name], partial(this.refit, name))
+        this.explore()
+        best = this.best
+        yield this.steps
+
+
+@dataclass(slots=True)
+class _Round:
+    """One round: what it works on, how far it is, and the best evidence so far."""
+
+    graph: Graph
+    modules: Mapping[str, Module]
+    evidence: Mapping[str, Evidence]
+    validation: Mapping[str, Evidence]
+    learners: Sequence[str]
+    seed: int
+    dtype: torch.dtype
+    report: Report | None
+    number: int
+    best: float
+    steps: list[Step] = field(default_factory=list)
+
+    def attempt(self, what: str, names: Sequence[str], work: Callable[[], None], text: str = "") -> bool:
+        """Do some work on some modules; keep it if the evidence does not fall, else load their states back."""
+        states = {name: dict(cast(Trainable, self.modules[name]).state()) for name in names}
+        work()
+        found = judged(self.graph, self.modules, self.validation, seed=self.seed, dtype=self.dtype)
+        kept = found >= self.best
+        self.steps.append(Step(self.number, what, kept, found, self.best, text))
+        if kept:
+            self.best = found
+        else:
+            for name, state in states.items():
+                cast(Trainable, self.modules[name]).load(state)
+        if self.report:
+            told = f"{what} {'kept' if kept else 'taken back'}, evidence {self.best:.5g}"
+            self.report(f"round {self.number}", len(self.steps), len(self.learners) + self.graph.explore, told)
+        return kept
+
+    def refit(self, name: str, clamp: Mapping[str, Categorical] | None = None) -> None:
+        """Fit one module, warm, under what the others say; at clamped variables, under the clamp alone."""
+        node, others = self.graph.nodes[name], frozenset(self.modules) - {name}
+        seed = self.seed + self.number
+        task = listen(self.graph, self.modules, self.evidence, name, others, seed=seed, dtype=self.dtype)
+        told = {port: clamp[v] for port, v in node.bindings.items() if v in clamp} if clamp else {}
+        replace(task, options=node.refit or node.fit, inbox={**task.inbox, **told}).run()
+
+    def explore(self) -> None:
+        """Try other divisions of concepts, as long as there are any and the budget lasts."""
+        generator, left = seeded(self.seed, "explore", str(self.number)), self.graph.explore
+        for variable in self.graph.variables.values():
+            names = [name for name, _ in self.graph.bound(variable.name) if name in self.learners]
+            if variable.family != Family.CATEGORICAL or variable.size < 2 or not names:
+                continue
+            kept = True
+            while kept and left:
+                kept = False
+                for proposal in self._proposals(variable.name, generator):
+                    if not left:
+                        break
+                    left -= 1
+                    clamp = Categorical(_CLAMP * one_hot(proposal.labels, variable.size).to(self.dtype))
+                    work = partial(self._divide, names, {variable.name: clamp})
+                    if kept := self.attempt(variable.name, names, work, proposal.text):
+                        break  # the messages are others now, and so are the proposals
+
+    def _divide(self, names: Sequence[str], clamp: Mapping[str, Categorical]) -> None:
+        for name in names:
+            self.refit(name, clamp)
+        for _ in range(_SETTLE):
+            for name in names:
+                self.refit(name)
+
+    def _proposals(self, variable: str, generator: torch.Generator) -> Iterator[Proposal]:
+        """Propose from the messages that the modules at a variable send about the training rows."""
+        exchange = pass_messages(self.graph, self.modules, self.evidence, seed=self.seed, dtype=self.dtype).exchange
+        said = [cast(Categorical, exchange.messages[edge]) for edge in exchange.edges[variable]]
+        logits = [one.log_probs().clamp_min(_FLOOR) for one in said if not bool(one.is_vacuous().all())]
+        labels = cast(Categorical, exchange.belief(variable)).logits.argmax(-1)
+        return proposals(logits, labels, generator) if logits else iter(())
