@@ -2,7 +2,8 @@
 
 from serket.modules.gmm import GaussianMixture
 from serket.modules.linear_gaussian import LinearGaussian
+from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
-__all__ = ["VAE", "GaussianMixture", "LinearGaussian", "Table"]
+__all__ = ["VAE", "GaussianMixture", "LinearGaussian", "MultinomialMixture", "Table"]

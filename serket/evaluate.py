@@ -12,7 +12,7 @@ import torch
 from serket.data import Dataset
 from serket.engine import Result
 from serket.graph import Node
-from serket.messages import Categorical, Family
+from serket.messages import Categorical, Family, projected
 from serket.model import Model
 from serket.protocol import Generative, Trainable
 from serket.report.metrics import concept_ari, joined, probe, probe_accuracy, subsets
@@ -196,7 +196,7 @@ def _imagine(
 def _decoded(model: Model, key: str, beliefs: Result) -> torch.Tensor:
     """Return the decoded mean of a view given beliefs that saw it."""
     node = _node(model, key)
-    inbox = {port: beliefs[variable] for port, variable in node.bindings.items()}
+    inbox = {port: projected(beliefs[variable]) for port, variable in node.bindings.items()}
     distribution = cast(Generative, model.modules[node.name]).predict(inbox, generator=torch.Generator())
     return distribution.mean.double().cpu()
 

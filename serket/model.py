@@ -20,6 +20,7 @@ from serket.graph import Graph, parse_graph
 from serket.graph.write import to_yaml
 from serket.imagination import Imagination, imagined
 from serket.inputs import Array, dataset_for, dtype_of, gather
+from serket.messages import projected
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
 from serket.rows import chunks, seeded
 from serket.training.mutual import Step
@@ -143,7 +144,7 @@ class Model:
         for chunk in chunks(len(first), CHUNK // 4, first.sequence, couples_rows(self.modules)):
             part = {other: one[chunk] for other, one in evidence.items()}
             beliefs = run(self.graph, self.modules, part, **options)
-            inbox = {port: beliefs[variable] for port, variable in bindings.items()}
+            inbox = {port: projected(beliefs[variable]) for port, variable in bindings.items()}
             with blamed(name, module):
                 predicted = module.predict(inbox, generator=generator)
             parts.append(imagined(predicted, samples, generator, beliefs.row_id))

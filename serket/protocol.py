@@ -127,7 +127,7 @@ class Reply:
     """What ``infer`` returns.
 
     Args:
-        messages: one per port asked for.
+        messages: one per port asked for; on a Gaussian port also :class:`serket.Particles` or :class:`serket.Point`.
         includes: per port, what the message still contains and :func:`extrinsic` has to divide out.
         tilted: ports whose reply may depend on their own inbox (expectation propagation); on others it must not.
         log_evidence: ``(rows,)``, nats: log of the integral of the factor times the inbox, both bare. A module of the
@@ -180,7 +180,8 @@ class Module(Protocol):
         """Answer with a message per port (or per port asked for), changing nothing.
 
         Args:
-            inbox: per port the product of what the rest of the graph says about its variable (the cavity).
+            inbox: per port the product of what the rest of the graph says about its variable (the cavity); points in
+                it are heard as the Gaussian of the same moments.
             evidence: the module's own data.
             generator: seeded from (seed, module name); draw per row with :func:`serket.rows.row_normal`.
             ports: compute only these replies; None is all.

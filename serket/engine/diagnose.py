@@ -10,7 +10,7 @@ from torch import Tensor
 
 from serket.engine.exchange import Exchange
 from serket.graph.graph import Graph
-from serket.messages import Message
+from serket.messages import Message, projected
 from serket.protocol import Bound, Evidence, Module, traits
 from serket.rows import seeded
 
@@ -55,7 +55,8 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
     assert isinstance(total, Tensor)
     if not passing.tree:
         return total, "estimate", "the graph has a cycle"
-    if any(reply.tilted for reply in passing.replies.values()) or "estimate" in bounds or exchange.improper:
+    guessed = exchange.projected or any(reply.tilted for reply in passing.replies.values())
+    if guessed or "estimate" in bounds or exchange.improper:
         return total, "estimate", "a message is projected or estimated"
     return total, "lower" if "lower" in bounds else "exact", None
 
@@ -74,17 +75,19 @@ def weigh(
     With cavity n, message m and belief b = n m at a variable of module a, contribution = KL(b || n), summed over its
     variables. Conflict = min_a log p(x_a | rest) - log p(x_a), the pointwise mutual information of one sense and the
     others. At one variable that is [log int b - log int n] - [log int p m - log int p], with p the belief without any
-    evidence; a module with several ports is asked for its evidence under both sets of cavities.
+    evidence; a module with several ports is asked for its evidence under both sets of cavities. Points are told from a
+    density by the Gaussian of the same moments.
     """
     exchange = passing.exchange
     shares: list[Tensor] = []
     ratios: list[Tensor] = []
     for name in readers:
-        cavities = exchange.inbox(name)
-        marginals = {port: one.expand(exchange.rows) for port, one in blank.inbox(name).items()}
+        bound = graph.nodes[name].bindings
+        cavities = {port: exchange.cavity(name, port) for port in bound}
+        marginals = {port: blank.cavity(name, port).expand(exchange.rows) for port in bound}
         here = torch.zeros_like(exchange.row_id, dtype=torch.bool)
         here = evidence[name].present if name in evidence else here
-        beliefs = {port: exchange.belief(variable) for port, variable in graph.nodes[name].bindings.items()}
+        beliefs = {port: exchange.belief(variable) for port, variable in bound.items()}
         gained = torch.stack([beliefs[port].kl(cavity) for port, cavity in cavities.items()]).sum(0)
         shares.append(torch.where(here & gained.isfinite(), gained, 0.0))
         if len(cavities) == 1:
@@ -96,6 +99,7 @@ def weigh(
             generator = seeded(seed, name, device=exchange.row_id.device)
             if told is None or name not in evidence:
                 continue
+            marginals = {port: projected(one) for port, one in marginals.items()}
             alone = modules[name].infer(marginals, evidence[name], generator=generator, ports=frozenset()).log_evidence
             ratio = told - _log_z(cavities) - cast(Tensor, alone) + _log_z(marginals)
         ratios.append(torch.where(here & ratio.isfinite(), ratio, torch.inf))

@@ -12,7 +12,7 @@ from torch import Tensor
 from serket.errors import MessageError, listed
 from serket.graph.check import PriorOwner
 from serket.graph.graph import Graph
-from serket.messages import FAMILIES, Categorical, Message, leave_one_out
+from serket.messages import FAMILIES, Atoms, Categorical, Family, Message, leave_one_out, projected
 from serket.protocol import Bound, Module, Port, Reply, uninformed
 
 __all__ = ["Exchange", "check_reply"]
@@ -46,6 +46,7 @@ class Exchange:
         self.priors: dict[str, Message] = {}
         self.messages: dict[Edge, Message] = {}
         self.edges: dict[str, list[Edge]] = {name: [] for name in graph.variables}
+        self.projected = False  # whether a module heard points as a Gaussian
         self._bent: dict[Edge, Tensor] = {}  # rows whose message has a negative direction
         self._folded: dict[str, tuple[dict[Edge, Message], Message]] = {}  # cavities, belief: until a message changes
         for name, variable in graph.variables.items():
@@ -64,26 +65,36 @@ class Exchange:
         return Counter({".".join(edge): int(rows.sum()) for edge, rows in self.mended.items()})
 
     def inbox(self, node: str, hidden: frozenset[str] = frozenset()) -> dict[str, Message]:
-        """Return per port the cavity: everything but the node's own message; on hidden ports nothing."""
-        cavities: dict[str, Message] = {}
-        for port, variable in self.graph.nodes[node].bindings.items():
-            last = self.messages[node, port]
-            hide = port in hidden
-            cavities[port] = (
-                last.mask(torch.zeros_like(self.row_id, dtype=torch.bool))
-                if hide
-                else (self._fold(variable)[0][node, port])
-            )
-        return cavities
+        """Return what the node hears: per port the cavity, its points projected; on hidden ports nothing."""
+        nothing = torch.zeros_like(self.row_id, dtype=torch.bool)
+        heard: dict[str, Message] = {}
+        for port in self.graph.nodes[node].bindings:
+            cavity = self.messages[node, port].mask(nothing) if port in hidden else self.cavity(node, port)
+            heard[port] = projected(cavity)
+            self.projected |= isinstance(cavity, Atoms) and bool(cavity.present.any())
+        return heard
+
+    def cavity(self, node: str, port: str) -> Message:
+        """Return everything that is said at the node's variable but by the node itself."""
+        return self._fold(self.graph.nodes[node].bindings[port])[0][node, port]
+
+    def unheard(self, node: str, inbox: Mapping[str, Message]) -> Tensor | float:
+        """Return the log-integral, nats, that a projected inbox lacks of its cavities: evidence is to count it."""
+        pairs = [(self.cavity(node, port), heard) for port, heard in inbox.items()]
+        return sum(
+            torch.where(cavity.present, cavity.log_z() - heard.log_z(), 0.0)
+            for cavity, heard in pairs
+            if isinstance(cavity, Atoms)
+        )
 
     def belief(self, variable: str) -> Message:
         """Return the product of all messages at a variable, with its prior once."""
         return self._fold(variable)[1]
 
     def put(self, node: str, port: str, message: Message, open_rows: Tensor | None, damping: Tensor | None) -> None:
-        """Store a message, in the rows still open, mixed with the last one where damped."""
+        """Store a message, in the rows still open, mixed with the last one where damped; points have no mixture."""
         edge, old = (node, port), self.messages[node, port]
-        if damping is not None:
+        if damping is not None and not isinstance(message, Atoms) and not isinstance(old, Atoms):
             message = message.where(damping == 0, (message ** (1 - damping)) * (old**damping))
         if open_rows is not None:
             message = message.where(open_rows, old)
@@ -108,13 +119,22 @@ class Exchange:
         if variable not in self._folded:
             edges, prior = self.edges[variable], self.priors[variable]
             messages = [self.messages[edge] for edge in edges]
-            cavities, belief = leave_one_out(prior, messages)
+            cavities, belief = self._products(variable, prior, messages)
             bent = [edge for edge in edges if edge in self._bent]
             # Categories that are all excluded by several messages, each proper by itself, are excluded in the belief.
             if bent or (isinstance(belief, Categorical) and not bool(belief.is_proper().all())):
                 cavities, belief = self._mended(variable, cavities, belief)
             self._folded[variable] = dict(zip(edges, cavities, strict=True)), belief
         return self._folded[variable]
+
+    def _products(self, variable: str, prior: Message, messages: list[Message]) -> tuple[list[Message], Message]:
+        try:
+            return leave_one_out(prior, messages)
+        except MessageError as error:
+            on_points = [".".join(edge) for edge in self.edges[variable] if isinstance(self.messages[edge], Atoms)]
+            error.where = f"{' and '.join(on_points)} at '{variable}': {error.where}"
+            error.fix = f"{error.fix}; or give each its own variable, and join them by a linear_gaussian module"
+            raise
 
     def _mended(self, variable: str, cavities: list[Message], belief: Message) -> tuple[list[Message], Message]:
         """Replace improper products by those of tamed messages, in the rows concerned."""
@@ -187,16 +207,17 @@ def check_reply(name: str, module: Module, reply: Reply, asked: frozenset[str], 
 def _check_message(where: str, port: Port, message: Message, rows: int) -> None:
     assert port.family is not None, "ports of an instance have families"
     family = FAMILIES[port.family]
-    if not isinstance(message, family) or message.batch_shape != (rows,) or message.size != port.size:
+    kinds = (family, Atoms) if port.family == Family.GAUSSIAN else family
+    if not isinstance(message, kinds) or message.batch_shape != (rows,) or message.size != port.size:
         shape = f"{(*getattr(message, 'batch_shape', ()), getattr(message, 'size', '?'))}"
         raise MessageError(
             "the message does not fit its port",
             where=where,
-            expected=f"{family.__name__} of shape {(rows, port.size)}",
+            expected=f"{family.__name__}{', Particles or Point' * (kinds != family)} of shape {(rows, port.size)}",
             found=f"{type(message).__name__} of shape {shape}",
         )
     for part, values in message.tensors().items():
-        bad = values.isnan() | values.isposinf() | (values.isneginf() if part != "logits" else values.isnan())
+        bad = values.isnan() | values.isposinf() | (values.isneginf() & (part not in ("logits", "log_weights")))
         if bool(bad.any()):
             found = listed(bad.reshape(rows, -1).any(-1).nonzero().flatten().tolist())
             raise MessageError(

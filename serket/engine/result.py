@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from serket.messages import Gaussian, Message
+from serket.messages import Atoms, Gaussian, Message, alike
 from serket.protocol import Bound
 
 __all__ = ["Result", "stacked"]
@@ -104,9 +104,9 @@ def stacked(parts: Sequence[Message]) -> Message:
     """Put messages of consecutive rows together; diagonal ones stay diagonal."""
     if len(parts) == 1:
         return parts[0]
-    mixed = len({part.diagonal for part in parts if isinstance(part, Gaussian)}) > 1
-    alike = [part.full() if mixed and isinstance(part, Gaussian) else part for part in parts]
-    return type(alike[0])(**{name: torch.cat([part.tensors()[name] for part in alike]) for name in alike[0].tensors()})
+    over_vectors = [part for part in parts if isinstance(part, Gaussian | Atoms)]
+    same: Sequence[Message] = alike(over_vectors) if over_vectors else parts
+    return type(same[0])(**{name: torch.cat([part.tensors()[name] for part in same]) for name in same[0].tensors()})
 
 
 def _joined_info(parts: Sequence[Tensor | float | None]) -> Tensor | float:

@@ -106,7 +106,8 @@ def run(
     contribution, conflict = weigh(graph, used, passing, blank.exchange, readers, evidence, seed)
     log_evidence, bound, reason = account(graph, passing)
     exact = passing.tree and not exchange.improper and all(traits(m).exact for m in used.values())
-    exact = exact and not any(r.tilted for r in passing.replies.values()) and not _bent(graph, names)
+    exact = exact and not exchange.projected and not any(r.tilted for r in passing.replies.values())
+    exact = exact and not _bent(graph, names)
     rows = len(some)
     absent = torch.zeros(rows, dtype=torch.bool, device=some.row_id.device)
     columns = [evidence[name].present if name in evidence else absent for name in readers]
@@ -174,6 +175,8 @@ def pass_messages(
             reply = module.infer(inbox, evidence[step.node], generator=generators[step.node], ports=asked)
         reply = relay(reply) if relay else reply
         check_reply(step.node, module, reply, asked, len(row_id))
+        if reply.log_evidence is not None and exchange.projected and not step.upward:
+            reply = replace(reply, log_evidence=reply.log_evidence + exchange.unheard(step.node, inbox))
         passing.replies[step.node] = reply
         for port, message in extrinsic(reply, inbox, traits(module).own_prior).items():
             if "own_prior" in reply.includes.get(port, ()):

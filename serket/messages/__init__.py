@@ -1,6 +1,6 @@
 """What crosses an edge: unnormalised potentials in natural parameters, and their algebra."""
 
-from serket.messages.atoms import Atoms
+from serket.messages.atoms import Atoms, alike, projected
 from serket.messages.base import Family, Message
 from serket.messages.categorical import Categorical
 from serket.messages.dirichlet import Dirichlet
@@ -20,9 +20,11 @@ __all__ = [
     "Message",
     "Particles",
     "Point",
+    "alike",
     "leave_one_out",
     "moment_match",
     "pooled_moments",
+    "projected",
 ]
 
 FAMILIES: dict[Family, type[Gaussian] | type[Categorical] | type[Dirichlet]] = {

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from serket.errors import MessageError, ShapeError, listed
-from serket.messages.base import Compound
+from serket.messages.base import Compound, Message
 from serket.messages.gaussian import Gaussian
 
 if TYPE_CHECKING:
     from serket.messages.particles import Particles
 
-__all__ = ["Atoms", "alike"]
+__all__ = ["Atoms", "alike", "projected"]
 
 
 class Atoms(Compound):
@@ -331,6 +331,11 @@ def alike(messages: Sequence[Atoms | Gaussian]) -> list[Any]:
     clouds = [message.particles() for message in as_points]
     most = max(cloud.points.shape[-2] for cloud in clouds)
     return [cloud.padded(most) for cloud in clouds]
+
+
+def projected(message: Message) -> Message:
+    """Return what a module hears of a message: points as the Gaussian of the same moments, anything else as it is."""
+    return message.projected() if isinstance(message, Atoms) else message
 
 
 def _rows(rows: Tensor) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from serket.engine import Result
 from serket.imagination import Imagination
-from serket.messages import Categorical, Gaussian
+from serket.messages import Atoms, Categorical, Gaussian
 from serket.store.files import naming
 
 __all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]
@@ -24,7 +24,7 @@ def beliefs_as_arrays(result: Result) -> dict[str, Any]:
     """
     arrays: dict[str, Any] = {}
     for name, belief in result.items():
-        if isinstance(belief, Gaussian):
+        if isinstance(belief, Gaussian | Atoms):
             arrays[f"{name}.mean"], arrays[f"{name}.cov"] = belief.mean(), belief.covariance()
         elif isinstance(belief, Categorical):
             arrays[f"{name}.probs"] = belief.probs

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from serket.engine import Result
-from serket.messages import Categorical, Gaussian
+from serket.messages import Atoms, Categorical, Gaussian
 
 __all__ = ["summary", "summary_table"]
 
@@ -17,7 +17,7 @@ def summary(result: Result) -> dict[str, Any]:
     """Return means over rows: per variable its uncertainty, per module presence and nats contributed."""
     variables: dict[str, Any] = {}
     for name, belief in result.items():
-        if isinstance(belief, Gaussian):
+        if isinstance(belief, Gaussian | Atoms):
             variables[name] = {"family": "gaussian", "size": belief.size, "std": float(belief.variance().sqrt().mean())}
         elif isinstance(belief, Categorical):
             entropy = -(belief.probs * belief.log_probs().nan_to_num(neginf=0.0)).sum(-1)

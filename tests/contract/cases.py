@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from serket.messages import Categorical, Family, Gaussian
+from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Trainable
 from serket.registry import lookup
 
@@ -69,6 +69,9 @@ class Case:
                 z = shared @ torch.randn(2, port.size, generator=g, dtype=torch.float64)
                 pulled = potential.full().precision @ z.unsqueeze(-1)
                 inbox[name] = Gaussian(pulled.squeeze(-1) + 0.3 * potential.info, potential.precision)
+            elif port.role == Role.CHILD and port.family != Family.GAUSSIAN:
+                own = torch.nn.functional.one_hot(torch.arange(rows) % 2, port.size).double()
+                inbox[name] = message(g, port, rows) * FAMILIES[port.family](4 * own)
         return inbox
 
     def values(self, seed, rows=ROWS):
@@ -107,6 +110,8 @@ def message(g, port, rows, full=False):
     """A random proper message in float64."""
     if port.family == Family.CATEGORICAL:
         return Categorical(2 * torch.randn(rows, port.size, generator=g, dtype=torch.float64))
+    if port.family == Family.DIRICHLET:
+        return Dirichlet(6 * torch.rand(rows, port.size, generator=g, dtype=torch.float64) ** 3)
     info = 2 * torch.randn(rows, port.size, generator=g, dtype=torch.float64)
     root = torch.randn(rows, port.size, port.size, generator=g, dtype=torch.float64)
     if full:
@@ -115,8 +120,7 @@ def message(g, port, rows, full=False):
 
 
 def nothing(port, rows, dtype=torch.float64):
-    family = Categorical if port.family == Family.CATEGORICAL else Gaussian
-    return family.vacuous((rows,), port.size, dtype=dtype)
+    return FAMILIES[port.family].vacuous((rows,), port.size, dtype=dtype)
 
 
 def parent(size, family=Family.GAUSSIAN):
@@ -138,6 +142,11 @@ def whole(columns, size):
 def clumps(g, rows):
     centres = torch.tensor([[0.0, 0.0], [4.0, 1.0], [-3.0, 5.0]], dtype=torch.float64)
     return centres[torch.arange(rows) % 3] + torch.randn(rows, 2, generator=g, dtype=torch.float64)
+
+
+def bags(g, rows):
+    profile = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]], dtype=torch.float64)
+    return torch.poisson(8 * profile[torch.arange(rows) % 2], generator=g)
 
 
 CATEGORY = Family.CATEGORICAL
@@ -167,6 +176,13 @@ CASES = [
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),
     Case("module", "gmm", "data", {"component": parent(3, CATEGORY)}, data=clumps, **MIXTURE),
+    Case("module", "multinomial_mixture", "data", {"category": parent(3, CATEGORY)}, data=bags, **MIXTURE),
+    Case("module", "multinomial_mixture", "words", {"category": parent(3, CATEGORY), "words": child(4, Family.DIRICHLET)},
+         **MIXTURE),
+    Case("module", "multinomial_mixture", "views", {"category": parent(3, CATEGORY), "words": child(4, Family.DIRICHLET),
+         "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
+    Case("module", "multinomial_mixture", "views-only", {"category": parent(3, CATEGORY),
+         "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
     Case("composer", "product", "plain", EQUAL),
     Case("composer", "product", "trust", EQUAL, {"trust": [0.5, 1.0]}, full=True),
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
@@ -176,5 +192,7 @@ CASES = [
       for mode in ("metropolis_hastings", "variational", "accept_all", "none")],
 ]  # fmt: skip
 TRAINABLE = [
-    case for case in CASES if case.type in ("vae", "gmm") or (case.kind, case.type) == ("composer", "linear_gaussian")
+    case
+    for case in CASES
+    if case.type in ("vae", "gmm", "multinomial_mixture") or (case.kind, case.type) == ("composer", "linear_gaussian")
 ]

@@ -5,8 +5,10 @@ import json
 import safetensors.torch
 import torch
 
-from serket.messages import FAMILIES, Categorical, Family
+from serket.messages import Categorical, Dirichlet, Gaussian, Particles, Point
 from serket.protocol import Reply
+
+KINDS = {kind.__name__: kind for kind in (Categorical, Dirichlet, Gaussian, Particles, Point)}
 
 
 def pack(reply):
@@ -14,7 +16,7 @@ def pack(reply):
     tensors |= {f"info/{name}": torch.as_tensor(value) for name, value in reply.info.items()}
     tensors |= {} if reply.log_evidence is None else {"log_evidence": reply.log_evidence}
     described = {
-        "families": {p: "categorical" if isinstance(m, Categorical) else "gaussian" for p, m in reply.messages.items()},
+        "kinds": {port: type(message).__name__ for port, message in reply.messages.items()},
         "includes": {port: sorted(parts) for port, parts in reply.includes.items()},
         "tilted": sorted(reply.tilted),
         "bound": reply.bound,
@@ -27,8 +29,8 @@ def unpack(packet):
     header = json.loads(packet[8 : 8 + int.from_bytes(packet[:8], "little")])
     described, tensors = json.loads(header["__metadata__"]["reply"]), safetensors.torch.load(packet)
     parts = {p: {n.rsplit("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"message/{p}/")}
-             for p in described["families"]}  # fmt: skip
-    messages = {p: FAMILIES[Family(family)](**parts[p]) for p, family in described["families"].items()}
+             for p in described["kinds"]}  # fmt: skip
+    messages = {p: KINDS[kind](**parts[p]) for p, kind in described["kinds"].items()}
     includes = {port: frozenset(names) for port, names in described["includes"].items()}
     info = {name.removeprefix("info/"): value for name, value in tensors.items() if name.startswith("info/")}
     evidence = tensors.get("log_evidence")

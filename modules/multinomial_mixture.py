@@ -1,0 +1,314 @@
+"""A mixture over count vectors: one category per row, fitted by blocked Gibbs sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, cast
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from serket.errors import DataError, GraphError, StateError
+from serket.messages import Categorical, Family, Message
+from serket.modules.count_mixture import CountMixture
+from serket.modules.counts import coefficient, profile_seeds, projected, read_counts, tempered
+from serket.modules.labels import matching, reference
+from serket.modules.multinomial import Heard, Prior, Profiles, draw_profiles, label_logits, revived, sweep, word_scores
+from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
+from serket.registry import register
+
+__all__ = ["MultinomialMixture"]
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+
+
+@register("multinomial_mixture")
+class MultinomialMixture:
+    """p(words | category = k) = prod_v phi_kv^c_v, of counts c that are data, or come as a message at ``words``.
+
+    phi_k ~ Dirichlet(prior, ..., prior), and, if the weights are its own, pi ~ Dirichlet(alpha, ..., alpha) (Nigam et
+    al. 2000). Counts need not be whole: c_v is an exponent. Every variable at ``categories`` hangs on the category
+    through a table that is learnt, p(y_j | category = k) = psi_jky with psi_jk ~ Dirichlet(1, ..., 1).
+
+    The state is S label-aligned draws; ``infer`` averages over them and is deterministic:
+
+    - to ``category``: log (1/S) sum_s p(counts_n | k) prod_j sum_y psi_jky m_j(y). The weights are not in it: they are
+      ``own_prior``. A row of zeros, an empty document, says nothing, and so does a row without evidence.
+    - to ``categories[j]``: the predictive table sum_k p(k | all but j) psi_jky.
+    - to ``words``: p(pi) = sum_k p(k | all but the words) [pi = phi_k], projected onto the Dirichlet of the same mean
+      and total variance.
+
+    Args:
+        ports: ``category`` (parent, K categories), ``words`` (child, V words) and ``categories`` (children).
+        draws: S, kept draws.
+        prior: pseudo-count per word.
+        alpha: of the Dirichlet on the weights, per category.
+        tokens: scale a row's counts down to at most so many; words come in bursts, and count for less than they are.
+
+    Raises:
+        GraphError: an option is not positive.
+    """
+
+    ports: Mapping[str, Port] = {
+        "category": Port(Role.PARENT, Family.CATEGORICAL),
+        "words": Port(Role.CHILD, Family.DIRICHLET, optional=True),
+        "categories": Port(Role.CHILD, Family.CATEGORICAL, many=True, optional=True),
+    }
+    exact = False
+
+    def __init__(
+        self,
+        ports: Mapping[str, Port],
+        draws: Count = 8,
+        prior: Positive = 0.1,
+        alpha: Positive = 1.0,
+        tokens: Positive | None = None,
+    ) -> None:
+        _positive(draws=draws, prior=prior, alpha=alpha, tokens=1.0 if tokens is None else tokens)
+        self.ports = ports
+        self.draws, self.prior, self.alpha, self.tokens = draws, prior, alpha, tokens
+        self.components = ports["category"].size or 0
+        self.views = [name for name in ports if name.startswith("categories")]
+        self.note = "" if tokens is None else f"counts are scaled down to {tokens:g} tokens a row"
+        self._kept: Profiles | None = None
+        self._total = torch.ones(())
+
+    @property
+    def own_prior(self) -> Mapping[str, Message]:
+        """The averaged weights, as a message on ``category``; uniform where the weights were given up."""
+        if self._kept is None:
+            return {"category": Categorical.vacuous((), self.components)}
+        return {"category": Categorical(self._kept.log_weights.logsumexp(0).log_softmax(-1))}
+
+    def fit(
+        self,
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        sweeps: Count = 100,
+        restarts: Count = 5,
+        restart: bool = False,
+    ) -> FitReport:
+        """Draw parameters by blocked Gibbs, all chains at once, in float32.
+
+        The first time, ``restarts`` chains start from k-means on square-root profiles and run half the sweeps, at first
+        with a likelihood raised to a power that grows to one; the chain with the highest mean log-likelihood over the
+        second quarter runs the other half, whose draws are kept. A refit continues from the last draw with one chain.
+        Labels keep their identity, unless the inbox on ``category`` agrees with another naming better, by more than 0.1
+        of its probability a row.
+
+        Args:
+            evidence: counts, if ``words`` is not bound; rows that say nothing are left out.
+            inbox: log-bias on the category, once per row; messages on words and on categories below.
+            generator: the only source of randomness.
+            owned: if ``category`` is in it, weights are learnt; else the inbox alone says what is likely.
+            progress: called after every tenth sweep.
+            sweeps: at least twice ``draws``.
+            restarts: chains of a first fit.
+            restart: forget the present state and fit as if for the first time.
+
+        Raises:
+            GraphError: an option is out of range.
+            DataError: fewer rows that say anything than categories, or counts that are negative or not finite.
+            ShapeError: other words than at the fit that this one continues.
+        """
+        _positive(sweeps=sweeps, restarts=restarts)
+        if sweeps < 2 * self.draws:
+            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+        warm = None if restart or self._kept is None else self._kept
+        heard = self._hear(evidence, inbox, "category" in owned, warm)
+        prior = Prior(self.prior, 1.0, self.alpha)
+        if warm is None:
+            labels = profile_seeds(_profile(heard), self.components, restarts, generator)
+            flat = [torch.zeros(restarts, self.components, view.shape[-1]).to(view) for view in heard.views]
+            profiles = draw_profiles(labels, flat, heard, prior, generator)
+        else:
+            profiles = warm[-1:].to(heard.bias)
+            labels = label_logits(profiles, heard).argmax(-1)
+        order = matching(labels, reference(heard.bias, labels))
+        profiles, labels = profiles.relabel(order), order.argsort(-1).gather(-1, labels)
+
+        burn, stride = sweeps // 2, (sweeps - sweeps // 2) // self.draws
+        history: list[float] = []
+        total = torch.zeros(len(labels)).to(heard.bias)
+        kept: list[Profiles] = []
+        drawn: list[Tensor] = []
+        for step in range(1, sweeps + 1):
+            power = min(1.0, step / (burn // 2 + 1)) ** 2 if warm is None else 1.0
+            profiles, latest, score = sweep(profiles, heard, prior, generator, power)
+            if step <= burn // 2 and warm is None:
+                profiles = revived(profiles, latest, heard, generator)
+            history.append(float(score.max()) / len(heard.bias))
+            total = total + score if burn // 2 < step <= burn else total
+            if step == burn:
+                best = total.argmax().reshape(1)
+                profiles, labels = profiles[best], labels[best]
+            if step > burn and (sweeps - step) % stride == 0:
+                kept.append(profiles)
+                drawn.append(latest)
+            if progress and step % 10 == 0:
+                progress(step, sweeps, f"log-likelihood {history[-1]:.3f} a row")
+        every = torch.cat(drawn[-self.draws :])
+        order = matching(every, reference(heard.bias, labels if warm else every[-1:]))
+        self._kept = Profiles.cat(kept[-self.draws :]).relabel(order)
+        self._total = heard.counts.sum() / (heard.counts.sum(-1) > 0).sum().clamp_min(1)
+        return FitReport(sweeps, history={"log_likelihood": history})
+
+    def infer(
+        self,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        *,
+        generator: torch.Generator,
+        ports: frozenset[str] | None = None,
+    ) -> Reply:
+        """Average over the kept draws; see the class for the formulas. Deterministic.
+
+        ``info["monte_carlo_error"]`` ``(rows,)`` is the standard error of ``log_evidence`` over the draws, nats.
+
+        Raises:
+            StateError: the module was never fitted.
+            DataError: counts that are negative or not finite.
+            ShapeError: other words than those fitted.
+        """
+        category = cast(Categorical, inbox["category"])
+        kept = self._fitted(category.logits)
+        asked = frozenset(self.ports) if ports is None else ports
+        size = kept.words.shape[-1]
+        counts = tempered(read_counts(evidence, inbox, "words", like=category.logits, size=size), self.tokens)
+        parts = {"words": word_scores(kept.words, counts)}  # (S, rows, K) each
+        if "words" not in self.ports:
+            parts["words"] = parts["words"] + coefficient(counts).unsqueeze(-1)
+        parts["words"] = torch.where((counts == 0).all(-1, keepdim=True), 0.0, parts["words"])
+        for name, table in zip(self.views, kept.tables, strict=True):
+            silent = inbox[name].is_vacuous().unsqueeze(-1)
+            logits = cast(Categorical, inbox[name]).logits
+            each = (logits.unsqueeze(-2).unsqueeze(0) + table.unsqueeze(1)).logsumexp(-1)
+            parts[name] = torch.where(silent, logits[:, :1], each)
+        messages: dict[str, Message] = {}
+        scores = sum(parts.values())
+        assert isinstance(scores, Tensor)
+        if "category" in asked:
+            messages["category"] = Categorical(_log_mean(scores))
+        for name in (name for name in parts if name in asked):
+            others = sum((part for other, part in parts.items() if other != name), torch.zeros_like(scores))
+            weights = (others + category.logits).movedim(0, 1).flatten(1).softmax(-1)  # (rows, S K)
+            if name == "words":
+                phi = kept.words.exp().flatten(0, 1)
+                messages[name] = projected(weights, phi, phi.square().sum(-1))
+            else:
+                table = kept.tables[self.views.index(name)].flatten(0, 1)
+                messages[name] = Categorical((weights @ table.exp()).log())
+        joint = (scores + category.logits).logsumexp(-1)
+        log_evidence = _log_mean(joint)
+        share = torch.where(log_evidence.isfinite(), joint - log_evidence, 0.0).exp()
+        error = (share - 1).square().sum(0).sqrt() / max(1.0, math.sqrt(len(share) * (len(share) - 1)))
+        info = {"monte_carlo_error": error}
+        if self.tokens is not None:
+            return Reply(messages, info=info)
+        return Reply(messages, log_evidence=log_evidence, bound="estimate", info=info)
+
+    def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> CountMixture:
+        """Return p(counts | beliefs about the category), for documents of the mean total: batch ``(rows,)``, event V.
+
+        Raises:
+            GraphError: a ``words`` port is bound, so there are no data to imagine.
+        """
+        if "words" in self.ports:
+            raise GraphError(
+                "a multinomial_mixture with a words port has no data to predict",
+                fix="predict from the module below, or leave the port out and give the module data",
+            )
+        category = cast(Categorical, inbox["category"])
+        kept = self._fitted(category.logits)
+        mixing = category.log_probs().repeat(1, len(kept.words)) - math.log(len(kept.words))
+        return CountMixture(mixing, kept.words.exp().flatten(0, 1), self._total.to(category.logits))
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return the draws and the mean total of a document; nothing before the first fit."""
+        if self._kept is None:
+            return {}
+        tables = {f"table{index}": table for index, table in enumerate(self._kept.tables)}
+        return {"words": self._kept.words, "log_weights": self._kept.log_weights, **tables, "total": self._total}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take a state back; raises StateError where a tensor is missing or of another shape."""
+        if not state:
+            self._kept = None
+            return
+        shapes = {"words": (self.components, -1), "log_weights": (self.components,)}
+        for index, name in enumerate(self.views):
+            shapes[f"table{index}"] = (self.components, self.ports[name].size or 0)
+        for name, shape in {**shapes, "total": None}.items():
+            found = tuple(state[name].shape) if name in state else None
+            fits = found is not None and (
+                found == ()
+                if shape is None
+                else len(found) == len(shape) + 1
+                and all(want in (-1, have) for want, have in zip(shape, found[1:], strict=True))
+            )
+            if not fits:
+                expected = (
+                    "one number"
+                    if shape is None
+                    else f"(draws, {', '.join('words' if n < 0 else str(n) for n in shape)})"
+                )
+                raise StateError(
+                    f"the state of a multinomial_mixture has no fitting '{name}'",
+                    expected=expected,
+                    found=str(found) if found is not None else "nothing",
+                )
+        tables = tuple(state[f"table{index}"] for index in range(len(self.views)))
+        self._kept, self._total = Profiles(state["words"], tables, state["log_weights"]), state["total"]
+
+    def _fitted(self, like: Tensor) -> Profiles:
+        """Return the state in the dtype and on the device of a tensor."""
+        if self._kept is None:
+            raise StateError(
+                "a multinomial_mixture has to be fitted before it can infer", fix="call fit, or load a state"
+            )
+        return self._kept.to(like)
+
+    def _hear(self, evidence: Evidence, inbox: Mapping[str, Message], owned: bool, warm: Profiles | None) -> Heard:
+        """Gather what is known of the rows that say anything."""
+        category = cast(Categorical, inbox["category"])
+        bias = category.log_probs().float()
+        counts = read_counts(evidence, inbox, "words", like=bias, size=None if warm is None else warm.words.shape[-1])
+        counts = tempered(counts, self.tokens)
+        told = (counts > 0).any(-1)
+        for name in self.views:
+            told = told | ~inbox[name].is_vacuous()
+        if int(told.sum()) < self.components:
+            raise DataError(
+                "too few rows to fit a multinomial_mixture",
+                expected=f"at least {self.components} rows that say anything, for as many categories",
+                found=f"{int(told.sum())} of {len(told)}",
+                fix="make the category variable smaller, or give more rows",
+            )
+        rows = told | (~category.is_vacuous() & owned)
+        views = tuple(cast(Categorical, inbox[name]).probs.float()[rows] for name in self.views)
+        return Heard(bias[rows], counts[rows], views, owned)
+
+
+def _profile(heard: Heard) -> Tensor:
+    """Square-root profiles of words and of categories, side by side."""
+    counts = heard.counts / heard.counts.sum(-1, keepdim=True).clamp_min(torch.finfo(heard.counts.dtype).tiny)
+    return torch.cat([counts.sqrt(), *(view.sqrt() for view in heard.views)], -1)
+
+
+def _log_mean(scores: Tensor) -> Tensor:
+    return scores.logsumexp(0) - math.log(len(scores))
+
+
+def _positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise GraphError(
+                f"'{name}' of a multinomial_mixture is out of range", expected="a number above zero", found=str(value)
+            )
