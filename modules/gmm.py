@@ -220,6 +220,11 @@ class GaussianMixture:
         mixing = torch.distributions.Categorical(logits=logits)
         return torch.distributions.MixtureSameFamily(mixing, each.expand(logits.shape))
 
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the category that was ``order[k]`` by the name k, in every draw."""
+        if self._kept is not None:
+            self._kept = self._kept.relabel(order.to(self._kept.log_weights.device).expand(len(self._kept.log_weights), -1))
+
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws, in standardised units, and the units; nothing before the first fit."""
         if self._kept is None:

@@ -230,6 +230,11 @@ class MultinomialMixture:
         mixing = category.log_probs().repeat(1, len(kept.words)) - math.log(len(kept.words))
         return CountMixture(mixing, kept.words.exp().flatten(0, 1), self._total.to(category.logits))
 
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the category that was ``order[k]`` by the name k, in every draw."""
+        if self._kept is not None:
+            self._kept = self._kept.relabel(order.to(self._kept.log_weights.device).expand(len(self._kept.log_weights), -1))
+
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a document; nothing before the first fit."""
         if self._kept is None:

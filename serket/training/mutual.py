@@ -25,7 +25,7 @@ from serket.training.repartition import Proposal, proposals
 __all__ = ["Step", "divide", "judged", "mutual"]
 
 Report = Callable[[str, int, int, str], None]
-_CLAMP = 30.0  # nats: a proposal's labels, as good as certain
+_CLAMP = 1e4  # nats: beyond any likelihood, so that the labels of a proposal are certain
 _FLOOR = -1e4  # nats: structural zeros in a profile
 _SETTLE = 2  # refits of every module at the concept before a proposal is judged
 
