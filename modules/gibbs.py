@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
-
 import torch
 from torch import Tensor
 
-from serket.errors import DataError
-from serket.messages import Gaussian, pooled_moments
 from serket.messages.gaussian import factored
 from serket.modules.mixture import (
     Mixture,
     blocks,
-    centre,
-    in_units,
     log_density,
     log_integral,
     rows_of,
     solve,
 )
-from serket.modules.niw import Prior, draw_dirichlet, draw_gaussians, posterior
+from serket.modules.niw import Prior, draw_gaussians, draw_weights, posterior
+from serket.modules.seen import Seen
 
-__all__ = ["Seen", "draw_labels", "draw_latents", "draw_mixture", "label_logits", "sweep"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What a fit knows of N rows, shared by all chains (a leading chain dimension is allowed).
-
-    Args:
-        bias: ``(N, K)``, log-probabilities of the components, nats, from the rest of the graph.
-        present: ``(N,)`` bool; other rows say nothing about z_n and stay out of the sufficient statistics.
-        points: ``(N, D)``, the observed z_n; or None, and then the messages are
-        info: ``(N, D)``, eta_n, and
-        precision: ``(N, D, D)``, Lambda_n, or ``(1, D, D)`` where all rows share one.
-        owned: whether the weights are this model's to learn; if not, ``bias`` alone speaks about k_n.
-    """
-
-    bias: Tensor
-    present: Tensor
-    points: Tensor | None = None
-    info: Tensor | None = None
-    precision: Tensor | None = None
-    owned: bool = True
-
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation per dimension, ``(D,)``, pooled over the rows that are present.
-
-        From messages: :func:`~serket.messages.pooled_moments`. A dimension that does not vary has the deviation 1.
-
-        Raises:
-            DataError: no dimension of the points varies.
-        """
-        if self.points is not None:
-            points = self.points[self.present]
-            location, scale = points.mean(0), points.std(0)
-            still = scale <= 4 * torch.finfo(points.dtype).eps * points.abs().amax(0)
-            if bool(still.all()):
-                raise DataError("the data do not vary", expected="rows that differ", found="equal rows")
-            return location, torch.where(still, 1.0, scale)
-        assert self.info is not None and self.precision is not None
-        message = Gaussian(self.info, self.precision.expand(len(self.info), -1, -1))
-        location, variance = pooled_moments(message[self.present])
-        return location, variance.sqrt()
-
-    def standardised(self, location: Tensor, scale: Tensor) -> Self:
-        """Express what is known in units u = (z - location) / scale; absent points stay zeros."""
-        if self.points is not None:
-            points = (self.points - location) / scale
-            return replace(self, points=torch.where(self.present.unsqueeze(-1), points, 0.0))
-        assert self.info is not None and self.precision is not None
-        info, precision = in_units(self.info, self.precision, location, scale)
-        return replace(self, info=info, precision=precision)
-
-    def guess(self) -> Tensor:
-        """Return the points, or the posterior means under N(0, I), ``(N, D)``; in standardised units."""
-        if self.points is not None:
-            return self.points
-        assert self.info is not None and self.precision is not None
-        return centre(self.info, self.precision)
+__all__ = ["draw_labels", "draw_latents", "draw_mixture", "label_logits", "sweep"]
 
 
 def sweep(
@@ -121,7 +58,7 @@ def draw_mixture(
     told = torch.where(seen.present.unsqueeze(-1), members, 0.0)
     means, cholesky = draw_gaussians(posterior(points.expand(*labels.shape, -1), told, labels, prior), generator)
     counts = members.sum(-2)
-    log_weights = draw_dirichlet(prior.alpha + counts, generator) if seen.owned else torch.zeros_like(counts)
+    log_weights = draw_weights(counts, prior, generator) if seen.owned else torch.zeros_like(counts)
     return Mixture(means, cholesky, log_weights)
 
 

@@ -63,7 +63,7 @@ class MultinomialMixture:
         self,
         ports: Mapping[str, Port],
         draws: Count = 8,
-        prior: Positive = 0.1,
+        prior: Positive = 0.5,
         alpha: Positive = 1.0,
         tokens: Positive | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class MultinomialMixture:
         generator: torch.Generator,
         owned: frozenset[str] = frozenset(),
         progress: Progress | None = None,
-        sweeps: Count = 100,
+        sweeps: Count = 60,
         restarts: Count = 5,
         restart: bool = False,
     ) -> FitReport:
@@ -135,12 +135,14 @@ class MultinomialMixture:
         profiles, labels = profiles.relabel(order), order.argsort(-1).gather(-1, labels)
 
         burn, stride = sweeps // 2, (sweeps - sweeps // 2) // self.draws
+        # At first a row weighs as if it held two tokens.
+        cold = min(1.0, 2 / float(heard.counts.sum(-1).mean().clamp_min(2)))
         history: list[float] = []
         total = torch.zeros(len(labels)).to(heard.bias)
         kept: list[Profiles] = []
         drawn: list[Tensor] = []
         for step in range(1, sweeps + 1):
-            power = min(1.0, step / (burn // 2 + 1)) ** 2 if warm is None else 1.0
+            power = 1.0 if warm else cold ** max(0.0, 1 - step / (burn // 2 + 1))
             profiles, latest, score = sweep(profiles, heard, prior, generator, power)
             if step <= burn // 2 and warm is None:
                 profiles = revived(profiles, latest, heard, generator)

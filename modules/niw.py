@@ -11,17 +11,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["NormalInverseWishart", "Prior", "draw_dirichlet", "draw_gaussians", "posterior"]
+__all__ = [
+    "NormalInverseWishart",
+    "Prior",
+    "draw_dirichlet",
+    "draw_gaussians",
+    "draw_weights",
+    "from_moments",
+    "posterior",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """NIW(0, kappa, scatter I, dof) on each component's (mu, Sigma), symmetric Dirichlet(alpha) on the weights."""
+    """NIW(0, kappa, scatter I, dof) on each component's (mu, Sigma), and on the weights a symmetric Dirichlet(alpha).
+
+    With ``sticks``: pi_k = V_k prod_{l<k} (1 - V_l), V_k ~ Beta(1, alpha), V_K = 1, a Dirichlet process truncated at K.
+    """
 
     alpha: float
     kappa: float
     scatter: float
     dof: float
+    sticks: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +67,18 @@ def posterior(points: Tensor, members: Tensor, labels: Tensor, prior: Prior) -> 
     return NormalInverseWishart((count / kappa).unsqueeze(-1) * average, kappa, scatter, prior.dof + count)
 
 
+def from_moments(count: Tensor, total: Tensor, second: Tensor, prior: Prior) -> NormalInverseWishart:
+    """Update the prior by counts ``(C, K)``, sums ``(C, K, D)`` and second moments ``(C, K, D, D)``, not centred.
+
+    Psi_n = Psi + sum_n z_n z_n' - kappa_n m_n m_n', the same as in :func:`posterior`; cancels where means are far off.
+    """
+    kappa = prior.kappa + count
+    mean = total / kappa.unsqueeze(-1)
+    pull = (kappa.unsqueeze(-1) * mean).unsqueeze(-1) * mean.unsqueeze(-2)
+    scatter = second - pull + prior.scatter * torch.eye(total.shape[-1]).to(total)
+    return NormalInverseWishart(mean, kappa, scatter, prior.dof + count)
+
+
 def draw_gaussians(law: NormalInverseWishart, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw (mu, Cholesky factor of Sigma) from normal-inverse-Wishart laws (BDA3, section 3.6, by Bartlett's factor).
 
@@ -77,6 +101,20 @@ def draw_dirichlet(alpha: Tensor, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(alpha.shape, generator=generator, dtype=alpha.dtype, device=alpha.device)
     uniform = uniform.clamp_min(torch.finfo(alpha.dtype).tiny)
     return (_gamma(alpha + 1, generator).log() + uniform.log() / alpha).log_softmax(-1)
+
+
+def draw_weights(counts: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
+    """Draw log-weights given the rows of every component, ``(..., K)``.
+
+    pi ~ Dirichlet(alpha + n); with sticks V_k ~ Beta(1 + n_k, alpha + sum_{l>k} n_l) (Ishwaran & James 2001, (21)).
+    """
+    if not prior.sticks:
+        return draw_dirichlet(prior.alpha + counts, generator)
+    after = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+    broken = draw_dirichlet(torch.stack([1 + counts[..., :-1], prior.alpha + after], -1), generator)
+    whole = torch.zeros_like(counts[..., :1])
+    left = torch.cat([whole, broken[..., 1].cumsum(-1)], -1)
+    return left + torch.cat([broken[..., 0], whole], -1)
 
 
 def _gamma(shape: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,104 @@
+"""What a Gaussian mixture, averaged over kept draws, answers: scores upwards, and its mixture as one Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from serket.errors import ShapeError
+from serket.messages import Gaussian, Message, moment_match
+from serket.messages.gaussian import factored
+from serket.modules.mixture import Mixture, blocks, in_units, log_density, log_integral, shared, triangular
+from serket.modules.seen import complete
+from serket.protocol import Evidence
+
+__all__ = ["Fitted", "log_mean"]
+
+
+class Fitted:
+    """Kept draws in standardised units, u = (z - location) / scale."""
+
+    def __init__(self, kept: Mixture, location: Tensor, scale: Tensor) -> None:
+        self.kept, self.location, self.scale = kept, location, scale
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Fitted:
+        """Return the same in another type, on another device."""
+        kept = Mixture(*(part.to(device, dtype) for part in self.kept.tensors().values()))
+        return Fitted(kept, self.location.to(device, dtype), self.scale.to(device, dtype))
+
+    def moved(self, location: Tensor, scale: Tensor) -> Mixture:
+        """Express the draws in other units."""
+        means = (self.location + self.scale * self.kept.means - location) / scale
+        return Mixture(means, (self.scale / scale).unsqueeze(-1) * self.kept.cholesky, self.kept.log_weights)
+
+    def scores(self, inbox: Mapping[str, Message], evidence: Evidence) -> Tensor:
+        """Log-likelihood of each row's evidence per draw and component, ``(S, rows, K)``; zeros where there is none."""
+        scores = torch.zeros(len(self.kept.means), len(evidence), self.kept.means.shape[1]).to(self.location)
+        if "observation" in inbox:
+            rows = ~inbox["observation"].is_vacuous()
+            message = cast(Gaussian, inbox["observation"])[rows].full()
+            self.fits(message.size, "observation")
+            info, precision = in_units(message.info, message.precision, self.location, self.scale)
+            shift = (message.precision @ self.location.unsqueeze(-1)).squeeze(-1)
+            constant = (self.location * (message.info - shift / 2)).sum(-1)  # log m(location)
+            scores[:, rows] = log_integral(self.kept, info, shared(precision)) + constant.unsqueeze(-1)
+        elif evidence.values is not None:
+            self.fits(evidence.values.shape[-1], "data")
+            rows = complete(evidence)
+            points = (evidence.values[rows].to(self.location) - self.location) / self.scale
+            scores[:, rows] = log_density(self.kept, points) - self.scale.log().sum()
+        return scores
+
+    def projected(self, log_probs: Tensor) -> Gaussian:
+        """Project sum_k p_k (1/S) sum_s N(mu_k, Sigma_k) onto one Gaussian per row; the draws of a component first."""
+        means = self.kept.means.mean(0)
+        gap = self.kept.means - means
+        covariances = (self.kept.cholesky @ self.kept.cholesky.mT + gap.unsqueeze(-1) * gap.unsqueeze(-2)).mean(0)
+        parts = [
+            moment_match(log_probs[rows], means, covariances) for rows in blocks(len(log_probs), covariances.numel())
+        ]
+        return self._out(Gaussian(torch.cat([p.info for p in parts]), torch.cat([p.precision for p in parts])))
+
+    def tilted(self, log_probs: Tensor, scores: Tensor, message: Gaussian) -> Gaussian:
+        """Project mixture times message onto a Gaussian and divide by the message (Minka 2001, EP).
+
+        Component k of draw s weighs p_k times the integral of N(z; mu_k, Sigma_k) m(z) and becomes, with
+        P = Sigma_k^-1 + Lambda, N(P^-1 (Sigma_k^-1 mu_k + eta), P^-1). Where the message splits the mixture, some
+        directions of the quotient have negative precision. The quotient is taken in float64.
+        """
+        double = self.to(torch.float64, message.device)
+        kept, full = double.kept, message.to(torch.float64, message.device).full()
+        info, precision = in_units(full.info, full.precision, double.location, double.scale)
+        whiten = kept.whitening().flatten(0, 1)
+        inverse = whiten.mT @ whiten
+        pull = (inverse @ kept.means.flatten(0, 1).unsqueeze(-1)).squeeze(-1)
+        log_weights = (scores.double() + log_probs.double()).transpose(0, 1).flatten(1)  # (rows, S K)
+        parts = []
+        for rows in blocks(len(info), inverse.numel()):
+            factor = factored(inverse + precision[rows].unsqueeze(1))
+            half = triangular(factor, torch.eye(info.shape[-1]).to(factor).expand_as(factor))
+            covariance = half.mT @ half
+            mean = (covariance @ (pull + info[rows].unsqueeze(1)).unsqueeze(-1)).squeeze(-1)
+            parts.append(moment_match(log_weights[rows], mean, covariance))
+        belief = Gaussian(torch.cat([p.info for p in parts]), torch.cat([p.precision for p in parts]))
+        return (double._out(belief) / full).to(message.dtype, message.device)
+
+    def fits(self, found: int, where: str) -> None:
+        """Raise ShapeError unless a size is the fitted one."""
+        if found != len(self.location):
+            expected = str(len(self.location))
+            raise ShapeError("not the size this gmm was fitted on", where=where, expected=expected, found=str(found))
+
+    def _out(self, message: Gaussian) -> Gaussian:
+        """Express a message over u as one over z."""
+        precision = message.precision / (self.scale.unsqueeze(-1) * self.scale)
+        return Gaussian(message.info / self.scale + (precision @ self.location.unsqueeze(-1)).squeeze(-1), precision)
+
+
+def log_mean(scores: Tensor) -> Tensor:
+    """Log of the mean of exp, over draws."""
+    return scores.logsumexp(0) - math.log(len(scores))
