@@ -27,7 +27,7 @@ __all__ = ["Step", "divide", "judged", "mutual"]
 Report = Callable[[str, int, int, str], None]
 _CLAMP = 1e4  # nats: beyond any likelihood, so that the labels of a proposal are certain
 _FLOOR = -1e4  # nats: structural zeros in a profile
-_SETTLE = 2  # refits of every module at the concept before a proposal is judged
+_SETTLE = 4  # refits of every module at the concept before a proposal is judged
 
 
 @dataclass(frozen=True, slots=True)
