@@ -38,7 +38,8 @@ class Case:
 
     @property
     def categories(self):
-        return self.type == "table" or self.options.get("likelihood") == "categorical"
+        named = self.type == "classifier" and self.options.get("targets") != "gaussian"
+        return self.type == "table" or named or self.options.get("likelihood") == "categorical"
 
     def fresh(self):
         return lookup(self.type, self.kind)(ports=self.ports, **self.options)
@@ -58,7 +59,7 @@ class Case:
         return module.fit(evidence, inbox, generator=generator(seed), owned=owned, **self.fit_options)
 
     def training_inbox(self, rows):
-        """Two groups of correlated messages on child ports, nothing on parent ports."""
+        """Two groups of correlated messages on Gaussian child ports, nothing on parent ports."""
         g = generator(101)
         shared = torch.randn(rows, 2, generator=g, dtype=torch.float64) + 3 * (torch.arange(rows) % 2).unsqueeze(1)
         inbox = {}
@@ -172,6 +173,15 @@ CASES = [
     Case("module", "vae", "bernoulli", {"latent": parent(2)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF),
     Case("module", "vae", "categorical", {"latent": parent(2)}, {**NETWORK, "likelihood": "categorical"}, whole(2, 3),
          BRIEF),
+    Case("module", "classifier", "label", {"latent": parent(2), "label": child(3, CATEGORY)}, full=True,
+         fit_options={"epochs": 5}),
+    Case("module", "classifier", "hidden", {"latent": parent(3), "label": child(3, CATEGORY)}, {"hidden": [5]},
+         fit_options={"epochs": 5}),
+    Case("module", "classifier", "data", {"latent": parent(2)}, {"classes": 3}, whole(1, 3), {"epochs": 5}),
+    Case("module", "classifier", "laplace", {"latent": parent(2)}, {"upward": "laplace", "classes": 3}, whole(1, 3),
+         {"epochs": 5}),
+    Case("module", "classifier", "gaussian", {"latent": parent(3)}, {"targets": "gaussian", "hidden": [4]}, normal(2),
+         {"epochs": 5}, full=True),
     Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),
@@ -200,5 +210,6 @@ CASES = [
 TRAINABLE = [
     case
     for case in CASES
-    if case.type in ("vae", "gmm", "multinomial_mixture") or (case.kind, case.type) == ("composer", "linear_gaussian")
+    if case.type in ("classifier", "vae", "gmm", "multinomial_mixture")
+    or (case.kind, case.type) == ("composer", "linear_gaussian")
 ]
