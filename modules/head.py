@@ -79,7 +79,7 @@ class View:
     Args:
         mean: m, ``(rows, D)``.
         factor: L with V^-1 = L L', ``(rows, D, D)``.
-        layers: weights and biases; the first ``(rows, H, D)`` and ``(rows, 1, H)``, with R = L^-T in them.
+        layers: weights ``(rows, H, D)`` and biases ``(rows, 1, H)``, with R = L^-T in the first.
     """
 
     mean: Tensor
@@ -95,7 +95,10 @@ class View:
         weight, bias = layers[0]
         # W R = (L^-1 W')'
         turned = torch.linalg.solve_triangular(factor, weight.T.expand(len(mean), *weight.T.shape), upper=False).mT
-        return cls(mean, factor, [(turned, (mean @ weight.T + bias).unsqueeze(1)), *layers[1:]])
+        first = turned, (weight @ mean.unsqueeze(-1)).mT + bias
+        # A matrix per row throughout: a row's bits must not depend on how many others are answered with it.
+        rest = [(w.expand(len(mean), *w.shape), b.expand(len(mean), 1, *b.shape)) for w, b in layers[1:]]
+        return cls(mean, factor, [first, *rest])
 
     def outputs(self, places: Tensor) -> Tensor:
         """Return f at e = places ``(points, D)``, the same for all rows: ``(rows, points, K)``."""
@@ -182,9 +185,8 @@ class View:
         gradient, full, kept = observed.slopes(output)
         hessian = full if exact else kept
         for (weight, _), unit in zip(self.layers[::-1], [*hidden[::-1], None], strict=True):
-            weight = weight.unsqueeze(-3) if weight.dim() == 3 else weight
-            gradient = (gradient.unsqueeze(-2) @ weight).squeeze(-2)
-            hessian = weight.mT @ hessian @ weight
+            gradient = gradient @ weight
+            hessian = weight.mT.unsqueeze(1) @ hessian @ weight.unsqueeze(1)
             if unit is not None:
                 slope = 1 - unit.square()
                 hessian = slope.unsqueeze(-1) * hessian * slope.unsqueeze(-2)
@@ -240,7 +242,8 @@ def _moments(log_weight: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     weight = log_weight.softmax(-1).unsqueeze(-1)
     mean = (weight * values).sum(1)
     gap = values - mean.unsqueeze(1)
-    return mean, (weight * gap).mT @ gap
+    # Summed, not multiplied out as matrices: those bits depend on how many rows there are.
+    return mean, ((weight * gap).unsqueeze(-1) * gap.unsqueeze(-2)).sum(1)
 
 
 def _spread(probs: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ __all__ = ["digits_named"]
 def digits_named(names: int = 100, seed: int = 0) -> dict[str, Any]:
     """Return the digits with ``name`` ``(2000, 1)``, the numeral, observed in ``names`` rows of ``train``.
 
-    As many of each numeral, drawn at random; ``name_mask`` tells which, elsewhere ``name`` is 0. ``label`` holds all, for
-    scores.
+    As many of each numeral, drawn at random; ``name_mask`` tells which; elsewhere it is 0. ``label`` is for scores.
     """
     with np.load(Path(__file__).parents[1] / "digits.npz") as file:
         arrays = {key: file[key] for key in ("pix", "fou", "kar", "label", "train", "test")}
