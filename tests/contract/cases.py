@@ -158,6 +158,9 @@ AGENTS = {f"agents[{a}]": child(3, CATEGORY) for a in range(3)}
 CAUSES = {"given[0]": parent(2), "given[1]": parent(1)}
 LINEAR = {"matrix": [[1.0, 0.5, -1.0], [0.3, -2.0, 0.7]], "noise": [[0.5, 0.2], [0.2, 0.4]], "offset": [1.0, -2.0]}
 MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}}
+MIXED = {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(4, Family.DIRICHLET),
+         "views[2]": child(2, CATEGORY)}  # fmt: skip
+TOGETHER = {"fit_options": {"starts": 3, "iterations": 4}}
 NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 
@@ -204,6 +207,15 @@ CASES = [
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
+    Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
+    Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
+         full=True, **TOGETHER),
+    Case("composer", "clusters", "diagonal", MIXED, {"covariance": "diagonal", "counts": "multinomial"},
+         fit_options=TOGETHER["fit_options"]),
+    Case("composer", "clusters", "tied-tempered", MIXED, {"covariance": "tied", "weights": [1.0, 0.5, 0.25]},
+         fit_options=TOGETHER["fit_options"]),
+    Case("composer", "clusters", "categories", {"concept": parent(3, CATEGORY), "views[0]": child(2, CATEGORY),
+         "views[1]": child(4, CATEGORY)}, **TOGETHER),
     *[Case("composer", "naming_game", mode, AGENTS, {"communication": mode, "games": 30, "prior": [0.5, 0.3, 0.2]})
       for mode in ("metropolis_hastings", "variational", "accept_all", "none")],
 ]  # fmt: skip
@@ -211,5 +223,5 @@ TRAINABLE = [
     case
     for case in CASES
     if case.type in ("classifier", "vae", "gmm", "multinomial_mixture")
-    or (case.kind, case.type) == ("composer", "linear_gaussian")
+    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
 ]
