@@ -191,7 +191,7 @@ def pass_messages(
             call(step)
     passing.iterations = 1
     tilted = any(reply.tilted for reply in passing.replies.values())
-    if plan.tree and (silent is not None or not tilted):
+    if plan.tree and not tilted:
         for _ in range(extra_sweeps):
             for step in plan.sweep:
                 call(step)

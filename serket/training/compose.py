@@ -10,9 +10,9 @@ from serket.engine.exchange import Exchange
 from serket.engine.result import stacked
 from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
-from serket.graph.graph import Graph, Node
+from serket.graph.graph import Graph
 from serket.messages import Message
-from serket.protocol import Evidence, Module, Role, Trainable, couples_rows
+from serket.protocol import Evidence, Module, Role, Trainable, couples_rows, traits
 from serket.rows import chunks
 from serket.training.pretrain import Task
 
@@ -24,10 +24,10 @@ CHUNK = 4096
 def alone(
     graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
 ) -> list[Task]:
-    """Return the tasks of the trainable modules that read data: alone with the graph's priors, owning what they can."""
+    """Return the tasks of the modules that learn from data: alone with the graph's priors, owning what they can."""
     tasks = []
     for name in evidence:
-        if isinstance(modules[name], Trainable):
+        if isinstance(modules[name], Trainable) and not traits(modules[name]).listens:
             tasks.append(listen(graph, modules, evidence, name, frozenset(), seed=seed, dtype=dtype))
     return tasks
 
@@ -35,15 +35,19 @@ def alone(
 def compose(
     graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
 ) -> Iterator[Task]:
-    """Yield the tasks of the trainable modules without data, composers first, each as soon as its variables speak.
+    """Yield the tasks of the modules that learn from messages, composers first, each as soon as its variables speak.
 
     A task's inbox holds the messages of all modules that stand, so it must be run before the next one is asked for.
     """
-    trainable = [name for name, module in modules.items() if isinstance(module, Trainable) and name not in evidence]
+    trainable = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, Trainable) and (name not in evidence or traits(module).listens)
+    ]
     left = sorted(trainable, key=lambda name: graph.nodes[name].kind != "composer")
     standing = frozenset(modules) - frozenset(left)
     while left:
-        name = next((name for name in left if _is_reached(graph, graph.nodes[name], standing)), left[0])
+        name = next((name for name in left if _is_reached(graph, modules, name, standing)), left[0])
         yield listen(graph, modules, evidence, name, standing, seed=seed, dtype=dtype)
         left.remove(name)
         standing |= {name}
@@ -92,10 +96,11 @@ def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: froze
     )
 
 
-def _is_reached(graph: Graph, node: Node, standing: frozenset[str]) -> bool:
-    """Tell whether every variable under the node is bound to a standing module."""
-    below = [v for port, v in node.bindings.items() if node.ports[port].role == Role.CHILD]
-    return all(any(other in standing for other, _ in graph.bound(variable)) for variable in below)
+def _is_reached(graph: Graph, modules: Mapping[str, Module], name: str, standing: frozenset[str]) -> bool:
+    """Tell whether every variable that the module learns from is bound to a standing module."""
+    node, listens = graph.nodes[name], traits(modules[name]).listens
+    heard = [v for port, v in node.bindings.items() if listens or node.ports[port].role == Role.CHILD]
+    return all(any(other in standing for other, _ in graph.bound(variable)) for variable in heard)
 
 
 def _trainable(module: Module) -> Trainable:

@@ -38,7 +38,8 @@ class Case:
 
     @property
     def categories(self):
-        return self.type == "table" or self.options.get("likelihood") == "categorical"
+        named = self.type == "classifier" and self.options.get("targets") != "gaussian"
+        return self.type == "table" or named or self.options.get("likelihood") == "categorical"
 
     def fresh(self):
         return lookup(self.type, self.kind)(ports=self.ports, **self.options)
@@ -58,7 +59,7 @@ class Case:
         return module.fit(evidence, inbox, generator=generator(seed), owned=owned, **self.fit_options)
 
     def training_inbox(self, rows):
-        """Two groups of correlated messages on child ports, nothing on parent ports."""
+        """Two groups of correlated messages on Gaussian child ports, nothing on parent ports."""
         g = generator(101)
         shared = torch.randn(rows, 2, generator=g, dtype=torch.float64) + 3 * (torch.arange(rows) % 2).unsqueeze(1)
         inbox = {}
@@ -157,6 +158,9 @@ AGENTS = {f"agents[{a}]": child(3, CATEGORY) for a in range(3)}
 CAUSES = {"given[0]": parent(2), "given[1]": parent(1)}
 LINEAR = {"matrix": [[1.0, 0.5, -1.0], [0.3, -2.0, 0.7]], "noise": [[0.5, 0.2], [0.2, 0.4]], "offset": [1.0, -2.0]}
 MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}}
+MIXED = {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(4, Family.DIRICHLET),
+         "views[2]": child(2, CATEGORY)}  # fmt: skip
+TOGETHER = {"fit_options": {"starts": 3, "iterations": 4}}
 NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 
@@ -172,6 +176,15 @@ CASES = [
     Case("module", "vae", "bernoulli", {"latent": parent(2)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF),
     Case("module", "vae", "categorical", {"latent": parent(2)}, {**NETWORK, "likelihood": "categorical"}, whole(2, 3),
          BRIEF),
+    Case("module", "classifier", "label", {"latent": parent(2), "label": child(3, CATEGORY)}, full=True,
+         fit_options={"epochs": 5}),
+    Case("module", "classifier", "hidden", {"latent": parent(3), "label": child(3, CATEGORY)}, {"hidden": [5]},
+         fit_options={"epochs": 5}),
+    Case("module", "classifier", "data", {"latent": parent(2)}, {"classes": 3}, whole(1, 3), {"epochs": 5}),
+    Case("module", "classifier", "laplace", {"latent": parent(2)}, {"upward": "laplace", "classes": 3}, whole(1, 3),
+         {"epochs": 5}),
+    Case("module", "classifier", "gaussian", {"latent": parent(3)}, {"targets": "gaussian", "hidden": [4]}, normal(2),
+         {"epochs": 5}, full=True),
     Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),
@@ -194,11 +207,21 @@ CASES = [
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
+    Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
+    Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
+         full=True, **TOGETHER),
+    Case("composer", "clusters", "diagonal", MIXED, {"covariance": "diagonal", "counts": "multinomial"},
+         fit_options=TOGETHER["fit_options"]),
+    Case("composer", "clusters", "tied-tempered", MIXED, {"covariance": "tied", "weights": [1.0, 0.5, 0.25]},
+         fit_options=TOGETHER["fit_options"]),
+    Case("composer", "clusters", "categories", {"concept": parent(3, CATEGORY), "views[0]": child(2, CATEGORY),
+         "views[1]": child(4, CATEGORY)}, **TOGETHER),
     *[Case("composer", "naming_game", mode, AGENTS, {"communication": mode, "games": 30, "prior": [0.5, 0.3, 0.2]})
       for mode in ("metropolis_hastings", "variational", "accept_all", "none")],
 ]  # fmt: skip
 TRAINABLE = [
     case
     for case in CASES
-    if case.type in ("vae", "gmm", "multinomial_mixture") or (case.kind, case.type) == ("composer", "linear_gaussian")
+    if case.type in ("classifier", "vae", "gmm", "multinomial_mixture")
+    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
 ]

@@ -81,7 +81,7 @@ def test_every_option_is_in_the_reference():
     page = (ROOT / "docs/graphs.md").read_text()
     for kind, types in describe().items():
         for name, about in types.items():
-            if not name.startswith(("table", "linear_gaussian", "vae", "gmm", "naming_game", "product")):
+            if not name.startswith(("table", "linear_gaussian", "vae", "gmm", "clusters", "naming_game", "product")):
                 continue
             title = f"### `{name}`" + (f", the {kind}" if name == "linear_gaussian" else "")
             section = page.split(title + "\n")[1].split("\n##")[0]

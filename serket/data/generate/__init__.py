@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serket.data.generate.corners import corners
+from serket.data.generate.named import digits_named
 
 __all__ = ["GENERATED"]
 
-GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {"corners": corners}
+GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {"corners": corners, "digits_named": digits_named}
 """By the name that ``data:`` and ``--data`` take."""
