@@ -205,7 +205,8 @@ class GaussianMixture:
     def relabel(self, port: str, order: Tensor) -> None:
         """Call the category that was ``order[k]`` by the name k, in every draw."""
         if self._kept is not None:
-            self._kept = self._kept.relabel(order.to(self._kept.log_weights.device).expand(len(self._kept.log_weights), -1))
+            fitted, orders = self._kept, order.to(self._kept.location.device).expand(self.draws, -1)
+            self._kept = Fitted(fitted.kept.relabel(orders), fitted.location, fitted.scale)
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws, in standardised units, and the units; nothing before the first fit."""

@@ -235,7 +235,7 @@ class MultinomialMixture:
     def relabel(self, port: str, order: Tensor) -> None:
         """Call the category that was ``order[k]`` by the name k, in every draw."""
         if self._kept is not None:
-            self._kept = self._kept.relabel(order.to(self._kept.log_weights.device).expand(len(self._kept.log_weights), -1))
+            self._kept = self._kept.relabel(order.to(self._kept.words.device).expand(len(self._kept.words), -1))
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a document; nothing before the first fit."""

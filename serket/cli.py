@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,7 @@ def run(
     data: DataOpt = None,
     out: OutOpt = None,
     seed: SeedOpt = None,
+    rounds: Annotated[int | None, typer.Option(min=0, help="Of mutual learning; else the graph's own.")] = None,
     test_fraction: FractionOpt = 0.2,
     strict: StrictOpt = False,
     device: DeviceOpt = "cpu",
@@ -74,7 +76,7 @@ def run(
     quiet: QuietOpt = False,
     as_json: JsonOpt = False,
 ) -> None:
-    """Train every module alone, compose them, measure, and write a run directory."""
+    """Train every module alone, compose them, let them learn from each other, measure, and write a run directory."""
     _plug(plugin)
     from serket import store
     from serket.evaluate import evaluate
@@ -85,6 +87,7 @@ def run(
 
     check_device(device)
     described = load_graph(graph)
+    described = described if rounds is None else replace(described, rounds=rounds)
     where = store.claim(out or Path("runs") / described.name)
     seed = described.seed if seed is None else seed
     dataset = dataset_for(described, data and str(data), strict=strict, test_fraction=test_fraction, seed=seed)
@@ -100,6 +103,8 @@ def run(
         model = fit(described, dataset, seed=seed, device=device, report=report, kept=kept)
         metrics = evaluate(model, dataset, lambda *step: bars.step("evaluate", *step)) if len(dataset.test) else {}
         model.data["source"] = _source(described.data, data, described.folder)
+        for tried in model.rounds:
+            events.append("round", **tried.as_dict())
         events.append("done", seconds=model.seconds)
         bars.step("figures", 0, 1, "")
         model.save(

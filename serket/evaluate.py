@@ -42,7 +42,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
 
     Returns:
         ``subsets``, ``coherence``, ``unlabelled``, ``seconds``, ``rows``, ``seed``: the content of ``metrics.json``;
-        and ``notes``, if there is something to say: what is not measured, and why.
+        ``rounds``, what was tried in rounds of mutual learning; and ``notes``: what is not measured, and why.
     """
     start = time.perf_counter()
     keys = [key for key in model.keys if key in dataset.arrays]
@@ -96,6 +96,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         "seconds": seconds,
         "rows": {"train": len(dataset.train), "test": len(dataset.test)},
         "seed": model.seed,
+        **({"rounds": [step.as_dict() for step in model.rounds]} if model.rounds else {}),
         **({"notes": notes} if notes else {}),
     }
 

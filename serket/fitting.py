@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from serket.model import Model
 from serket.protocol import Evidence, Trainable
 from serket.training.align import align
 from serket.training.compose import alone, compose
-from serket.training.mutual import divide, mutual
+from serket.training.mutual import Step, divide, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
 
 __all__ = ["VALIDATION", "fit"]
@@ -133,26 +134,22 @@ def _learn_together(
 
     done = 0
     for number in range(model.graph.rounds, 0, -1) if kept else ():
-        states = {name: kept.get(f"{name}.round", tag(number)) for name in learners} if kept else {}
+        states = {name: kept.get(f"{name}.round", tag(number)) for name in [*learners, "steps"]} if kept else {}
         if all(state is not None for state in states.values()):
+            told = bytes(cast(Any, states.pop("steps"))["json"].tolist())
+            model.rounds.extend(Step(**step) for step in json.loads(told))
             for name, state in states.items():
                 learners[name].load({key: value.to(model.device) for key, value in cast(Any, state).items()})
             done = number
             break
-    rounds = mutual(
-        model.graph,
-        model.modules,
-        evidence,
-        validation,
-        seed=model.seed,
-        dtype=dtype,
-        start=done + 1,
-        report=report,
-    )
-    for number, steps in enumerate(rounds, done + 1):
+    options: dict[str, Any] = {"seed": model.seed, "dtype": dtype, "start": done + 1, "report": report}
+    for number, steps in enumerate(mutual(model.graph, model.modules, evidence, validation, **options), done + 1):
         model.rounds.extend(steps)
-        for name, module in learners.items() if kept else ():
-            cast(store.Partial, kept).put(f"{name}.round", tag(number), module.state())
+        if kept:
+            told = json.dumps([step.as_dict() for step in model.rounds]).encode()
+            for name, module in learners.items():
+                kept.put(f"{name}.round", tag(number), module.state())
+            kept.put("steps.round", tag(number), {"json": torch.tensor(list(told), dtype=torch.uint8)})
 
 
 def _tag(model: Model, name: str) -> str:

@@ -12,7 +12,7 @@ from serket.data import IMAGES, Dataset
 from serket.evaluate import imaginable, integrated
 from serket.graph.draw import picture
 from serket.model import Model
-from serket.report.pictures import imagined_grid, subset_accuracy
+from serket.report.pictures import imagined_grid, rounds_of_learning, subset_accuracy
 
 __all__ = ["draw_figures"]
 
@@ -20,11 +20,13 @@ ROWS, SAMPLES = 10, 5
 
 
 def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], folder: Path) -> None:
-    """Write ``graph.png``, ``imagined.png`` and ``subsets.png``; what there is nothing to draw of is left out.
+    """Write ``graph.png``, ``imagined.png``, ``subsets.png``, ``rounds.png``; what there is nothing of is left out.
 
     Imagined is the first picture-like sense, else the widest, from the next sense of the graph alone.
     """
     picture(model.graph, folder / "graph.png")
+    if model.rounds:
+        rounds_of_learning(folder / "rounds.png", [step.as_dict() for step in model.rounds])
     if not len(dataset.test):
         return
     subset_accuracy(folder / "subsets.png", metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["imagined_grid", "subset_accuracy"]
+__all__ = ["imagined_grid", "rounds_of_learning", "subset_accuracy"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -116,6 +116,37 @@ def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(length=0, colors=INK, labelsize=8)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Draw rounds of mutual learning: per module, what each refit gained or would have lost, and whether it stayed.
+
+    Args:
+        path: the PNG to write.
+        steps: what was tried, as in ``metrics.json``: ``round``, ``what``, ``kept``, ``evidence``, ``before``.
+    """
+    names = list(dict.fromkeys(step["what"] for step in steps))
+    figure = _figure(6.4, 1.1 * (len(names) + 1) + 0.8)
+    axes = figure.subplots(len(names) + 1, 1, sharex=True)
+    places = range(len(steps))
+    best = [max(step["evidence"], step["before"]) for step in steps]
+    axes[0].step([-1, *places], [steps[0]["before"], *best], where="post", color=ACCENT)
+    axes[0].set_title("evidence of validation rows, nats a row", fontsize=8, color=INK, loc="left")
+    for axis, name in zip(axes[1:], names, strict=True):
+        for kept, fill, color in ((True, ACCENT, ACCENT), (False, "white", SECOND)):
+            mine = [x for x, step in enumerate(steps) if step["what"] == name and step["kept"] == kept]
+            gains = [steps[x]["evidence"] - steps[x]["before"] for x in mine]
+            axis.plot(mine, gains, "o", color=color, markerfacecolor=fill, markersize=4)
+        axis.axhline(0, color=PALE, linewidth=0.8)
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.set_title(f"{name}: gained (filled: kept), nats a row", fontsize=8, color=INK, loc="left")
+    starts = [x for x, step in enumerate(steps) if x == 0 or steps[x - 1]["round"] != step["round"]]
+    axes[-1].set_xticks([x - 0.5 for x in starts], [f"round {steps[x]['round']}" for x in starts], ha="left")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", color=PALE, linewidth=0.4)
+        axis.tick_params(colors=INK, labelsize=7)
     _save(figure, path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +22,8 @@ def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) ->
     console = console or Console()
     for table in tables(metrics):
         console.print(table, "")
+    for line in _rounds(metrics.get("rounds", [])):
+        console.print(Text(line))
     for note in metrics.get("notes", ()):
         console.print(Text(f"note: {note}"))
     for key in ("rows", "seconds", "seed"):
@@ -29,6 +32,21 @@ def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) ->
             value = ", ".join(f"{name} {number:.4g}" for name, number in value.items())
         if value is not None:
             console.print(Text(f"{key}: {value}", "dim"))
+
+
+def _rounds(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of every round what was kept, and what that made of the evidence."""
+    lines = []
+    for number in dict.fromkeys(step["round"] for step in steps):
+        mine = [step for step in steps if step["round"] == number]
+        kept = Counter(step["what"] for step in mine if step["kept"])
+        told = ", ".join(name if times == 1 else f"{name} {times} times" for name, times in kept.items())
+        after = max(max(step["evidence"], step["before"]) for step in mine)
+        lines.append(
+            f"round {number}: {'accepted' if kept else 'rejected'}, kept {sum(kept.values())} of {len(mine)} tries"
+            f"{f' ({told})' if told else ''}, evidence {mine[0]['before']:.4g} -> {after:.4g} nats a row"
+        )
+    return lines
 
 
 def tables(metrics: Mapping[str, Any]) -> list[Table]:

@@ -10,7 +10,7 @@ from serket.engine.exchange import Exchange
 from serket.engine.result import stacked
 from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
-from serket.graph.graph import Graph
+from serket.graph.graph import Graph, Node
 from serket.messages import Message
 from serket.protocol import Evidence, Module, Role, Trainable, couples_rows, traits
 from serket.rows import chunks
@@ -75,17 +75,23 @@ def listen(
     for chunk in chunks(len(some), CHUNK, some.sequence, couples_rows(used)):
         part = {other: one[chunk] for other, one in evidence.items()}
         heard = pass_messages(graph, used, part, seed=seed, dtype=dtype, owners=owners, silent=name)
-        parts.append(_heard(graph.nodes[name], heard.exchange))
+        parts.append(_heard(graph.nodes[name], modules[name], heard.exchange))
     inbox = {port: stacked([part[port] for part in parts]) for port in graph.nodes[name].ports}
     return Task(
         name, _trainable(modules[name]), evidence.get(name, some.silent()), inbox, owned, graph.nodes[name].fit, seed
     )
 
 
-def _heard(node: Node, exchange: Exchange) -> Mapping[str, Message]:
-    """Return the inbox to learn under: without feedback a parent port hears its variable's prior alone."""
-    priors = {port: exchange.priors[v] for port, v in node.bindings.items() if node.ports[port].role == Role.PARENT}
-    return exchange.inbox(node.name) | ({} if node.feedback else priors)
+def _heard(node: Node, module: Module, exchange: Exchange) -> Mapping[str, Message]:
+    """Return the inbox to learn under: without feedback a parent port hears its variable's prior alone.
+
+    A module that learns a latent's meaning from the latent itself has nothing else to learn from, and hears it.
+    """
+    inbox = exchange.inbox(node.name)
+    if node.feedback or traits(module).listens:
+        return inbox
+    above = [port for port, bound in node.ports.items() if bound.role == Role.PARENT]
+    return inbox | {port: exchange.priors[node.bindings[port]] for port in above}
 
 
 def _owned(graph: Graph, modules: Mapping[str, Module], name: str, active: frozenset[str]) -> frozenset[str]:

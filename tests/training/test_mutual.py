@@ -1,0 +1,265 @@
+"""Mutual learning: what is kept, what is taken back, what is never seen, and that it helps."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+import serket
+from serket import store
+from serket.errors import SerketError
+from serket.messages import Categorical
+from serket.protocol import Evidence
+from serket.training.repartition import proposals, separation
+
+room = importlib.import_module("serket.training.mutual")  # the room, not its function of the same name
+
+
+def graph(rounds=1, explore=4, **shapes):
+    fit = {"fit": {"sweeps": 30, "restarts": 3}, "refit": {"sweeps": 10}, "draws": 4}
+    return {
+        "serket": 1,
+        "variables": {"concept": {"family": "categorical", "size": 4}},
+        "modules": {
+            "shapes": {"type": "gmm", "data": "x", "ports": {"component": "concept"}, **fit, **shapes},
+            "words": {"type": "multinomial_mixture", "data": "c", "ports": {"category": "concept"}, **fit},
+        },
+        "run": {"rounds": rounds, "explore": explore},
+    }
+
+
+def senses(seed, rows=300):
+    """Four concepts: by touch 0 and 1, and 2 and 3, overlap; by words 0 and 2, and 1 and 3."""
+    g = np.random.default_rng(seed)
+    concept = g.permutation(np.arange(rows) % 4)
+    centre = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 6.0], [2.0, 6.0]])
+    profile = np.full((4, 8), 0.5)
+    for k in range(4):
+        profile[k, 2 * (k % 2) : 2 * (k % 2) + 2] += 4
+        profile[k, 4 + 2 * (k // 2) : 6 + 2 * (k // 2)] += 0.7
+    profile /= profile.sum(1, keepdims=True)
+    x = centre[concept] + g.normal(size=(rows, 2))
+    counts = np.stack([g.multinomial(12, profile[k]) for k in concept])
+    split = {"train": np.arange(rows * 2 // 3), "test": np.arange(rows * 2 // 3, rows)}
+    return {"x": x, "c": counts.astype(float), "label": concept, **split}
+
+
+def ari(model, data, keys):
+    test = data["test"]
+    found = model.infer({key: data[key][test] for key in keys})["concept"].logits.argmax(-1)
+    return adjusted_rand_score(data["label"][test], found)
+
+
+def states(model):
+    return {f"{n}.{k}": v for n, m in model.modules.items() for k, v in m.state().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_evidence_never_falls_and_every_try_is_told():
+    model = serket.fit(graph(rounds=2, explore=3), senses(0), workers=1)
+    best = model.rounds[0].before
+    for step in model.rounds:
+        assert step.before == best and step.kept == (step.evidence >= step.before)
+        best = max(best, step.evidence)
+    assert {step.round for step in model.rounds} == {1, 2}
+    assert [step.what for step in model.rounds[:3]] == ["shapes", "words", "concept"]
+    assert len(model.rounds) == 2 * (2 + 3), "two modules and three divisions a round"
+    assert any(step.kept for step in model.rounds)
+
+
+def test_what_does_not_help_is_taken_back(monkeypatch):
+    apart = serket.fit(graph(rounds=0), senses(1), workers=1)
+    judged = iter(range(0, -100, -1))
+    monkeypatch.setattr(room, "judged", lambda *a, **k: float(next(judged)))
+    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed: (torch.arange(len(rows)), torch.arange(9)))
+    model = serket.fit(graph(rounds=1), senses(1), workers=1)
+    assert not any(step.kept for step in model.rounds) and len(model.rounds) == 6
+    assert same(states(model), states(apart))
+
+
+def test_validation_rows_are_never_learned_from(monkeypatch):
+    learn, judge = torch.arange(170), torch.arange(170, 200)
+    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed: (learn, judge))
+    monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)  # everything stays
+    data = senses(2)
+    spoilt = {**data, "x": data["x"].copy(), "c": data["c"].copy()}
+    spoilt["x"][170:200] += 50
+    spoilt["c"][170:200] = spoilt["c"][170:200, ::-1]
+    one, other = (serket.fit(graph(rounds=1), each, workers=1) for each in (data, spoilt))
+    assert same(states(one), states(other))
+    data["x"][:9] += 50  # and others are
+    assert not same(states(one), states(serket.fit(graph(rounds=1), data, workers=1)))
+
+
+def test_without_feedback_nothing_comes_down():
+    """Apart, under feedback off, modules are what they are without each other; only their names are aligned."""
+    data = senses(3)
+    model = serket.fit(graph(rounds=2, feedback=False), data, workers=1)
+    assert {step.what for step in model.rounds} == {"words", "concept"}
+    off = graph(rounds=2)
+    off["run"]["feedback"] = False
+    model = serket.fit(off, data, workers=1)
+    assert model.rounds == []
+    other = senses(3)
+    other["c"] = np.random.default_rng(0).permutation(other["c"])
+    means = [serket.fit(off, each, workers=1).modules["shapes"].state()["means"][0] for each in (data, other)]
+    assert torch.equal(*(one[one[:, 0].argsort()] for one in means))
+
+
+def test_a_module_above_a_latent_hears_nothing_from_above_without_feedback():
+    """A mixture on a latent is fitted when it is composed: its component port must be deaf then, too."""
+    described = graph(rounds=0)
+    described["variables"]["z"] = {"family": "gaussian", "size": 2}
+    described["modules"]["touch"] = {"type": "linear_gaussian", "data": "x", "ports": {"given": ["z"]},
+                                     "matrix": [[1, 0], [0, 1]], "noise": [[0.01, 0], [0, 0.01]]}  # fmt: skip
+    shapes = described["modules"]["shapes"]
+    del shapes["data"]
+    shapes["ports"]["observation"] = "z"
+    data, other = senses(4), senses(4)
+    other["c"] = np.random.default_rng(0).permutation(other["c"])
+    for feedback, equal in ((False, True), (True, False)):
+        shapes["feedback"] = feedback
+        found = [serket.fit(described, each, workers=1).modules["shapes"].state()["means"][0] for each in (data, other)]
+        assert torch.equal(*(one[one[:, 0].argsort()] for one in found)) == equal
+
+
+def test_names_are_aligned():
+    data = senses(5)
+    model = serket.fit(graph(rounds=0), data, workers=1)
+    assert ari(model, data, ("x", "c")) > 0.4
+    order = torch.tensor([2, 0, 3, 1])
+    model.modules["words"].relabel("category", order)
+    broken = ari(model, data, ("x", "c"))
+    evidence = {n: Evidence.of(torch.as_tensor(data[k][:200])) for n, k in (("shapes", "x"), ("words", "c"))}
+    moved = serket.training.align(model.graph, model.modules, evidence, seed=0, dtype=torch.float64)
+    assert moved["words.category"] == 4 and ari(model, data, ("x", "c")) > broken + 0.3
+    again = serket.training.align(model.graph, model.modules, evidence, seed=0, dtype=torch.float64)
+    assert again["words.category"] == 0
+
+
+def test_an_interrupted_run_goes_on_from_its_last_whole_round(tmp_path):
+    data, described = senses(6), graph(rounds=3, explore=2)
+    whole = serket.fit(described, data, workers=1)
+
+    def stop(name, done, steps, text):
+        if name == "round 3":
+            raise KeyboardInterrupt
+
+    with store.Partial(tmp_path / "run") as kept, pytest.raises(KeyboardInterrupt):
+        serket.fit(described, data, workers=1, kept=kept, report=stop)
+    seen = []
+    with store.Partial(tmp_path / "run") as kept:
+        model = serket.fit(described, data, workers=1, kept=kept, report=lambda name, *_: seen.append(name))
+    assert same(states(model), states(whole)) and "round 3" in seen and "round 2" not in seen
+    assert [step.as_dict() for step in model.rounds] == [step.as_dict() for step in whole.rounds]
+
+
+def test_a_proposal_is_taken_at_its_word():
+    """Under a clamp a module's labels are those of the proposal, whatever its data say."""
+    data = senses(7)
+    model = serket.fit(graph(rounds=0), data, workers=1)
+    evidence = {n: Evidence.of(torch.as_tensor(data[k][:200])) for n, k in (("shapes", "x"), ("words", "c"))}
+    this = room._Round(
+        model.graph, model.modules, evidence, evidence, ["shapes", "words"], 0, torch.float64, None, 1, 0.0
+    )
+    labels = torch.as_tensor(data["label"][:200])
+    clamp = {"concept": Categorical(room._CLAMP * torch.nn.functional.one_hot(labels, 4).double())}
+    for name in ("shapes", "words"):
+        this.refit(name, clamp)
+    means = model.modules["shapes"].state()
+    centres = (means["location"] + means["scale"] * means["means"]).mean(0)
+    truth = torch.stack([torch.as_tensor(data["x"][:200])[labels == k].mean(0) for k in range(4)])
+    assert float((centres - truth).abs().max()) < 0.4
+    assert ari(model, data, ("x", "c")) > 0.85
+
+
+def test_separation_is_the_divergence_the_modules_see():
+    g = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(30, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    labels = torch.arange(30) % 2  # nobody is in concept 2
+    apart = separation([first, second], labels)
+    total = first + second
+    by_hand = (total[labels == 0, 0] - total[labels == 0, 1]).mean() + (
+        total[labels == 1, 1] - total[labels == 1, 0]
+    ).mean()
+    torch.testing.assert_close(apart[0, 1], by_hand)
+    assert torch.equal(apart, apart.mT) and bool(apart[2].isinf().all()) and bool(apart.diagonal().isinf().all())
+
+
+def test_proposals_move_rows_within_one_pair_only():
+    g = torch.Generator().manual_seed(1)
+    messages = [torch.randn(60, 4, generator=g, dtype=torch.float64) for _ in range(2)]
+    labels = torch.arange(60) % 4
+    tried = list(proposals(messages, labels, torch.Generator().manual_seed(2)))
+    assert len(tried) == 4 * (2 + 2)
+    nearest = divmod(int(separation(messages, labels).argmin()), 4)
+    for place, one in enumerate(tried):
+        moved = labels[one.labels != labels].unique()
+        assert len(moved) <= 2 and len(one.labels.unique()) == 4
+        if place < 4:
+            assert set(moved.tolist()) <= set(nearest)
+    again = list(proposals(messages, labels, torch.Generator().manual_seed(2)))
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(tried, again, strict=True))
+
+
+def test_wrongly_divided_concepts_are_found_by_proposals():
+    """Both modules hold half of two classes in two concepts: refits alone stay there, a division does not."""
+    data = senses(8)
+    model = serket.fit(graph(rounds=0), data, workers=1)
+    evidence = {n: Evidence.of(torch.as_tensor(data[k][:200])) for n, k in (("shapes", "x"), ("words", "c"))}
+    truth = torch.as_tensor(data["label"][:200])
+    crossed = torch.where(truth < 2, torch.arange(200) % 2, truth)  # 0 and 1 mixed up at random
+    clamp = {"concept": Categorical(room._CLAMP * torch.nn.functional.one_hot(crossed, 4).double())}
+    said = []
+    for name in ("shapes", "words"):
+        room._Round(model.graph, model.modules, evidence, evidence, [name], 0, torch.float64, None, 1, 0.0).refit(
+            name, clamp
+        )
+        inbox = {port: Categorical.vacuous((200,), 4, dtype=torch.float64) for port in model.modules[name].ports}
+        reply = model.modules[name].infer(inbox, evidence[name], generator=torch.Generator())
+        said.append(next(iter(reply.messages.values())).log_probs())
+    tried = [
+        one for one in proposals(said, crossed, torch.Generator().manual_seed(0)) if one.text.startswith("1 and 0")
+    ]
+    assert max(adjusted_rand_score(truth[truth < 2], one.labels[truth < 2]) for one in tried) > 0.2
+
+
+def test_rounds_need_rows_to_judge_by():
+    data = {key: value[:1] for key, value in senses(0).items() if key in ("x", "c")}
+    with pytest.raises(SerketError, match="judge"):
+        serket.fit(graph(rounds=1), data, test_fraction=0.0)
+    rows = Evidence(torch.arange(40), None, torch.zeros(40, dtype=torch.bool), torch.arange(40) // 4)
+    learn, judge = room.divide(rows, 0.15, 0)
+    assert set((learn // 4).tolist()).isdisjoint((judge // 4).tolist()), "whole sequences are held out"
+    assert len(learn) + len(judge) == 40 and len(judge) == 8
+
+
+def gains(seed):
+    """ARI on held-out rows: before and after three rounds, per subset."""
+    data = senses(seed, rows=600)
+    off = graph(rounds=0)
+    off["run"]["feedback"] = False
+    models = (
+        serket.fit(off, data, seed=seed, workers=1),
+        serket.fit(graph(rounds=3, explore=8), data, seed=seed, workers=1),
+    )
+    return [[ari(model, data, keys) for keys in (("x", "c"), ("x",), ("c",))] for model in models]
+
+
+def test_modules_teach_each_other():
+    before, after = np.array([gains(seed) for seed in (0, 1)]).swapaxes(0, 1)
+    assert (after[:, 0] >= before[:, 1:].max(1)).all(), "joint is no worse than the better single sense"
+    assert (after.mean(0) > before.mean(0) - 0.02).all()
+
+
+@pytest.mark.stat
+def test_modules_teach_each_other_over_seeds():
+    before, after = np.array([gains(seed) for seed in range(10)]).swapaxes(0, 1)
+    assert (after[:, 0] >= before[:, 1:].max(1)).all(), "joint is no worse than the better single sense"
+    assert np.median(after[:, 0]) > np.median(before[:, 0])
+    assert (np.median(after, 0)[1:] > np.median(before, 0)[1:]).all(), "and each sense alone is better for it"
