@@ -1,5 +1,7 @@
 """The module library: one class a file, registered by name."""
 
+from serket.modules import recognisers  # noqa: F401  # registers what black_box may call
+from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
 from serket.modules.gmm import GaussianMixture
 from serket.modules.linear_gaussian import LinearGaussian
@@ -7,4 +9,4 @@ from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
-__all__ = ["VAE", "Classifier", "GaussianMixture", "LinearGaussian", "MultinomialMixture", "Table"]
+__all__ = ["VAE", "BlackBox", "Classifier", "GaussianMixture", "LinearGaussian", "MultinomialMixture", "Table"]

@@ -20,7 +20,7 @@ from serket.protocol import (
     Trainable,
     extrinsic,
 )
-from serket.registry import register
+from serket.registry import hypotheses, register
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "check",
     "extrinsic",
     "fit",
+    "hypotheses",
     "load",
     "load_graph",
     "register",

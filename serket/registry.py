@@ -1,4 +1,4 @@
-"""Names to classes: the only way a type in a YAML file becomes code."""
+"""Names to classes and functions: the only way a name in a YAML file becomes code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ from typing import Any, Literal, TypeVar
 from serket.errors import GraphError, suggestion
 from serket.protocol import Port
 
-__all__ = ["Kind", "class_ports", "lookup", "options_of", "plug", "register", "registered"]
+__all__ = [
+    "Kind",
+    "class_ports",
+    "hypotheses",
+    "hypotheses_of",
+    "lookup",
+    "options_of",
+    "place_of",
+    "plug",
+    "register",
+    "registered",
+]
 
 Kind = Literal["module", "composer"]
 _CLASSES: dict[tuple[Kind, str], type] = {}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {}
 _INJECTED = {"self", "ports", "evidence", "inbox", "generator", "owned", "progress"}
 C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def register(name: str, *, kind: Kind = "module") -> Callable[[C], C]:
@@ -42,6 +55,54 @@ def register(name: str, *, kind: Kind = "module") -> Callable[[C], C]:
         return cls
 
     return keep
+
+
+def hypotheses(name: str) -> Callable[[F], F]:
+    """Make a function available as ``function: name`` of a ``black_box``; use it as a decorator.
+
+    The function is ``offer(values, generator) -> (hypotheses, log_weights)``: from ``(rows, D)`` observed values, L
+    hypotheses a row, ``(rows, L)`` category numbers or ``(rows, L, D)`` vectors or counts, and their log-weights
+    ``(rows, L)``, nats, -inf for places of the list that are empty.
+
+    Raises:
+        GraphError: another function has the name.
+    """
+
+    def keep(function: F) -> F:
+        known = _FUNCTIONS.setdefault(name, function)
+        if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+            raise GraphError(
+                f"two functions are registered as '{name}'",
+                found=f"{place_of(known)} and {place_of(function)}",
+                fix="register one of them under another name",
+            )
+        _FUNCTIONS[name] = function
+        return function
+
+    return keep
+
+
+def hypotheses_of(name: str) -> Callable[..., Any]:
+    """Return the function that offers hypotheses under this name.
+
+    Raises:
+        GraphError: there is none; the error lists those that exist.
+    """
+    _installed()
+    if name not in _FUNCTIONS:
+        raise GraphError(
+            f"no function that offers hypotheses is called '{name}'",
+            available=sorted(_FUNCTIONS),
+            fix=suggestion(name, _FUNCTIONS) or f'decorate yours with @serket.hypotheses("{name}"), and pass --plugin',
+        )
+    return _FUNCTIONS[name]
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Return where a function is defined: ``name at file:line``."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{name} at {code.co_filename}:{code.co_firstlineno}" if code else name
 
 
 @cache

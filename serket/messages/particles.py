@@ -12,7 +12,7 @@ from torch import Tensor
 from serket.messages.atoms import Atoms
 from serket.messages.gaussian import Gaussian
 
-__all__ = ["Particles"]
+__all__ = ["Particles", "systematic"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,9 +78,8 @@ class Particles(Atoms):
     def resampled(self, source: torch.Generator | Tensor, count: int) -> Self:
         """Draw ``count`` points by systematic resampling, of equal weight, with the same integral (SIR).
 
-        Point l is taken as often as the positions (u + i) / count, i = 0 .. count - 1, fall into its share of the
-        cumulative effective weights: count p_l times, rounded up or down (Kitagawa 1996). The factor is in the points
-        then, and is vacuous; rows without points keep theirs.
+        Point l is taken count p_l times, rounded up or down (:func:`systematic`). The factor is in the points then, and
+        is vacuous; rows without points keep theirs.
 
         Args:
             source: the generator, or one uniform number per row, ``(*batch,)``.
@@ -88,18 +87,32 @@ class Particles(Atoms):
         """
         if isinstance(source, torch.Generator):
             source = torch.rand(self.batch_shape, generator=source, dtype=self.dtype, device=self.device)
-        steps = (source.unsqueeze(-1) + torch.arange(count, device=self.device)) / count
-        shares = self.weights().cumsum(-1)
-        # The last share is 1 but for rounding, and points of weight zero after it are never reached.
-        index = torch.searchsorted(shares.contiguous(), (steps * shares[..., -1:]).contiguous(), right=True)
-        last = (shares < shares[..., -1:]).sum(-1, keepdim=True)
-        index = torch.minimum(index, last).unsqueeze(-1).expand(*index.shape, self.size)
+        index = systematic(self.weights(), source, count).unsqueeze(-1)
         level = (self.log_z() - math.log(count)).unsqueeze(-1).expand(*self.batch_shape, count)
         factor = Gaussian.vacuous(self.batch_shape, self.size, dtype=self.dtype, device=self.device)
-        points = self.points.gather(-2, index)
+        points = self.points.gather(-2, index.expand(*index.shape[:-1], self.size))
         return type(self).of(points, level, self.present, factor.where(self.present, self.factor))
 
     def _tempered(self, power: Tensor) -> Self:
         excluded = torch.isneginf(self.log_weights)
         scaled = torch.where(excluded, -math.inf, self.log_weights * power.unsqueeze(-1))
         return replace(self, log_weights=scaled)
+
+
+def systematic(weights: Tensor, uniforms: Tensor, count: int) -> Tensor:
+    """Return ``(*batch, count)`` indices drawn by systematic resampling (Kitagawa 1996).
+
+    Index l is taken as often as the positions (u + i) / count, i = 0 .. count - 1, fall into its share of the
+    cumulative weights: count p_l times, rounded up or down.
+
+    Args:
+        weights: p_l, ``(*batch, L)``, normalised.
+        uniforms: u, ``(*batch,)``, in [0, 1).
+        count: indices to draw.
+    """
+    shares = weights.cumsum(-1)
+    whole = shares[..., -1:]  # one, but for rounding
+    positions = (uniforms.unsqueeze(-1) + torch.arange(count, device=weights.device)) / count * whole
+    # A position that rounds up to the whole belongs to the last share above zero.
+    last = (shares < whole).sum(-1, keepdim=True)
+    return torch.minimum(torch.searchsorted(shares.contiguous(), positions.contiguous(), right=True), last)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from serket.engine import Result
 from serket.imagination import Imagination
-from serket.messages import Atoms, Categorical, Gaussian
+from serket.messages import Atoms, Categorical, Dirichlet, Gaussian
 from serket.store.files import naming
 
 __all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]
 
 
 def beliefs_as_arrays(result: Result) -> dict[str, Any]:
-    """Return ``<variable>.mean`` and ``.cov``, or ``.probs``, and what is said about them; rows first.
+    """Return ``<variable>.mean`` and ``.cov``, ``.probs`` or ``.concentration``, and what is said of them; rows first.
 
     ``modules`` names the columns of ``present`` and ``contribution``; ``log_evidence`` is NaN where there is none.
     """
@@ -28,6 +28,8 @@ def beliefs_as_arrays(result: Result) -> dict[str, Any]:
             arrays[f"{name}.mean"], arrays[f"{name}.cov"] = belief.mean(), belief.covariance()
         elif isinstance(belief, Categorical):
             arrays[f"{name}.probs"] = belief.probs
+        elif isinstance(belief, Dirichlet):
+            arrays[f"{name}.concentration"] = belief.concentration
     rows = len(result.row_id)
     evidence = np.full(rows, np.nan) if result.log_evidence is None else result.log_evidence
     arrays |= {

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from serket.engine import Result
-from serket.messages import Atoms, Categorical, Gaussian
+from serket.messages import Atoms, Categorical, Dirichlet, Gaussian
 
 __all__ = ["summary", "summary_table"]
 
@@ -28,6 +28,9 @@ def summary(result: Result) -> dict[str, Any]:
                 "entropy": float(entropy.mean()),
                 "counts": counts.tolist(),
             }
+        elif isinstance(belief, Dirichlet):
+            total = belief.concentration.sum(-1).mean()
+            variables[name] = {"family": "dirichlet", "size": belief.size, "total": float(total)}
     present, gained = result.present.double().mean(0), result.contribution.double().mean(0)
     return {
         "rows": len(result.row_id),
@@ -54,6 +57,8 @@ def summary_table(result: Result) -> Table:
     for name, variable in about["variables"].items():
         if variable["family"] == "gaussian":
             text = f"gaussian({variable['size']}), standard deviation {variable['std']:.3g} on average"
+        elif variable["family"] == "dirichlet":
+            text = f"dirichlet({variable['size']}), {variable['total']:.3g} pseudo-counts on average"
         else:
             text = f"categorical({variable['size']}), entropy {variable['entropy']:.3g} nats, rows {variable['counts']}"
         table.add_row(name, text)

@@ -9,7 +9,7 @@ import torch
 
 from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Trainable
-from serket.registry import lookup
+from serket.registry import hypotheses, lookup
 
 ROWS = 6
 FIT_ROWS = 48
@@ -150,6 +150,36 @@ def bags(g, rows):
     return torch.poisson(8 * profile[torch.arange(rows) % 2], generator=g)
 
 
+def _offers(values):
+    """Four places a row on (-1, 1), and log-weights of which the last is empty."""
+    places = torch.sin(values[:, :1] * torch.arange(1, 5, dtype=values.dtype) + values[:, 1:2])
+    return places, torch.cos(3 * places + values[:, 1:2]).index_fill(
+        1, torch.tensor([3], device=values.device), -torch.inf
+    )
+
+
+@hypotheses("case_categories")
+def _categories(values, generator):
+    places, weights = _offers(values)
+    return ((places + 1) * 2).floor().clamp(0, 3), weights
+
+
+@hypotheses("case_vectors")
+def _vectors(values, generator):
+    places, weights = _offers(values)
+    return torch.stack([3 * places, places.square()], -1), weights
+
+
+@hypotheses("case_bags")
+def _bags(values, generator):
+    places, weights = _offers(values)
+    return torch.stack([2 * places.abs(), places + 1, 3 * places.square()], -1).round(), weights
+
+
+def box(function, **options):
+    return {"function": f"case_{function}", "survivors": 20, "steps": 8, **options}
+
+
 CATEGORY = Family.CATEGORICAL
 TABLE = [[[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]], [[0.25, 0.25, 0.5], [0.6, 0.4, 0.0]]]
 BODY = {"shared": parent(2), "views[0]": child(3), "views[1]": child(4)}
@@ -165,6 +195,18 @@ NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 
 CASES = [
+    Case("module", "black_box", "categories", {"hypothesis": parent(4, CATEGORY)}, box("categories"), normal(2)),
+    Case("module", "black_box", "posteriors", {"hypothesis": parent(4, CATEGORY)},
+         box("categories", includes_prior=True, prior=[0.4, 0.3, 0.2, 0.1]), normal(2)),
+    Case("module", "black_box", "vectors", {"hypothesis": parent(2)}, box("vectors"), normal(2)),
+    Case("module", "black_box", "vectors-posteriors", {"hypothesis": parent(2)}, box("vectors", includes_prior=True,
+         prior={"mean": [0.5, 0.0], "covariance": [[4.0, 1.0], [1.0, 3.0]]}), normal(2), full=True),
+    Case("module", "black_box", "vectors-sir", {"hypothesis": parent(2)}, box("vectors", method="sir"), normal(2)),
+    Case("module", "black_box", "vectors-mh", {"hypothesis": parent(2)}, box("vectors", method="mh"), normal(2),
+         full=True),
+    Case("module", "black_box", "bags", {"hypothesis": parent(3, Family.DIRICHLET)}, box("bags", missing=0.1), normal(2)),
+    Case("module", "black_box", "bags-mh", {"hypothesis": parent(3, Family.DIRICHLET)},
+         box("bags", method="mh", includes_prior=True, prior=[2.0, 1.0, 0.5]), normal(2)),
     Case("module", "table", "child", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY),
          "child": child(3, CATEGORY)}, {"values": TABLE}),
     Case("module", "table", "data", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY)},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from serket.engine.exchange import check_reply
-from serket.messages import Gaussian
+from serket.messages import Gaussian, Particles
 from serket.protocol import Evidence, Generative, Role, Trainable, extrinsic, traits
 from serket.registry import lookup
 from tests.contract.cases import ABSENT, CASES, ROWS, generator, nothing
@@ -25,12 +25,18 @@ imaginers = pytest.mark.parametrize(
 )
 
 
+def full(message):
+    """A message in its largest form, so that forms compare: full precision, eight points, numbers for truth values."""
+    message = message.full() if isinstance(message, Gaussian | Particles) else message
+    parts = (message.padded(8) if isinstance(message, Particles) else message).tensors()
+    return {name: values if values.is_floating_point() else values.double() for name, values in parts.items()}
+
+
 def tensors(reply):
     """Every number of a reply, by name; messages in full form so that forms compare."""
     found = {} if reply.log_evidence is None else {"log_evidence": reply.log_evidence}
     for port, one in reply.messages.items():
-        one = one.full() if isinstance(one, Gaussian) else one
-        found |= {f"{port}.{part}": values for part, values in one.tensors().items()}
+        found |= {f"{port}.{part}": values for part, values in full(one).items()}
     return found
 
 
@@ -46,8 +52,7 @@ def spoken(case, module, inbox, evidence):
 
 
 def differ(a, b):
-    a, b = (one.full() if isinstance(one, Gaussian) else one for one in (a, b))
-    pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
+    pairs = zip(full(a).values(), full(b).values(), strict=True)
     return max(
         float((left.nan_to_num(neginf=-1e3) - right.nan_to_num(neginf=-1e3)).abs().max()) for left, right in pairs
     )

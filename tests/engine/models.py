@@ -3,9 +3,10 @@
 from functools import cache
 
 import numpy as np
+import torch
 
 import serket
-from serket.messages import Gaussian
+from serket.messages import Gaussian, Particles
 
 ROWS = 60
 DIGITS = {
@@ -54,8 +55,31 @@ POSITION = {
               "noise": [[0.1, 0], [0, 0.3]]},
     },
 }  # fmt: skip
-SPECS = {"digits": DIGITS, "robust": ROBUST, "rain": RAIN, "position": POSITION}
-WIDTHS = {"digits": {"a": 6, "b": 4, "c": 3}, "robust": {"a": 2, "b": 2, "c": 2}, "position": {"a": 1, "b": 2}}
+OFFERS = {
+    "serket": 1,
+    "variables": {"x": POSITION["variables"]["x"], "y": {"family": "gaussian", "size": 2}},
+    "modules": {
+        "a": {"type": "black_box", "ports": {"hypothesis": "x"}, "data": "a", "function": "around"},
+        "b": {"type": "linear_gaussian", "ports": {"given": "x"}, "data": "b", "matrix": [[1, 0.3]], "noise": [[0.5]]},
+        "link": {"type": "linear_gaussian", "ports": {"given": "x", "child": "y"}, "matrix": [[1, 0.2], [0, 1]],
+                 "noise": [[0.3, 0], [0, 0.3]]},
+    },
+}  # fmt: skip
+SPECS = {"digits": DIGITS, "robust": ROBUST, "rain": RAIN, "position": POSITION, "offers": OFFERS}
+WIDTHS = {
+    "digits": {"a": 6, "b": 4, "c": 3},
+    "robust": {"a": 2, "b": 2, "c": 2},
+    "position": {"a": 1, "b": 2},
+    "offers": {"a": 2, "b": 1},
+}
+
+
+@serket.hypotheses("around")
+def around(values, generator):
+    """Six points about a reading, weighted as a function of it."""
+    angle = torch.arange(6).to(values)
+    ring = torch.stack([angle.cos(), angle.sin()], -1)
+    return values.unsqueeze(1) + ring, torch.cos(angle + values[:, :1])
 
 
 def readings(name, rows=ROWS, seed=0):
@@ -81,6 +105,7 @@ def numbers(result):
     found = {"conflict": result.conflict, "contribution": result.contribution, "present": result.present}
     found |= {} if result.log_evidence is None else {"log_evidence": result.log_evidence}
     for variable, belief in result.items():
-        belief = belief.full() if isinstance(belief, Gaussian) else belief
+        belief = belief.full() if isinstance(belief, Gaussian | Particles) else belief
+        belief = belief.padded(8) if isinstance(belief, Particles) else belief  # lists of any length compare
         found |= {f"{variable}.{part}": values for part, values in belief.tensors().items()}
     return found

@@ -101,7 +101,7 @@ def test_nothing_observed_gives_the_prior(name):
     assert bool((result.conflict == 0).all())
     if result.exact:
         torch.testing.assert_close(result.log_evidence, torch.zeros(3).double(), rtol=0, atol=1e-12)
-    if name == "position":
+    if name in ("position", "offers"):
         torch.testing.assert_close(result["x"].mean()[0], torch.tensor([1.0, 2.0]).double())
         torch.testing.assert_close(result["x"].covariance()[0], torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double())
     elif name == "rain":

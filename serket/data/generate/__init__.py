@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serket.data.generate.corners import corners
+from serket.data.generate.keypad import keypad
 from serket.data.generate.named import digits_named
 
 __all__ = ["GENERATED"]
 
-GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {"corners": corners, "digits_named": digits_named}
+GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "corners": corners,
+    "digits_named": digits_named,
+    "keypad": keypad,
+}
 """By the name that ``data:`` and ``--data`` take."""
