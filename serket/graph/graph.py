@@ -97,7 +97,7 @@ class Graph:
     name: str = "graph"
     data: str | None = None
     rounds: int = 0
-    explore: int = 16
+    explore: int = 8
     seed: int = 0
     source: str = field(default="", compare=False)
     """The YAML text it was read from, or an equivalent."""

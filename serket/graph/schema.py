@@ -58,7 +58,7 @@ class Run(_Strict):
     """The section ``run:``."""
 
     rounds: int = Field(0, ge=0, description="rounds of mutual learning")
-    explore: int = Field(16, ge=0, description="other divisions of concepts tried in a round")
+    explore: int = Field(8, ge=0, description="other divisions of concepts tried in a round")
     seed: int = Field(0, ge=0)
     feedback: Switch = Field(True, description="off: no module learns from what stands above it")
 

@@ -1,8 +1,9 @@
-"""Other ways to divide two concepts that are hard to tell apart, proposed from nothing but messages.
+"""Other ways to divide concepts that are hard to tell apart, proposed from nothing but messages.
 
 Modules that refit in turn climb to the nearest mode: two concepts that both hold half of two classes stay so, for every
 module hears from the others that the border is right. As in split-merge sampling (Jain & Neal 2004; Ueda et al. 2000
-for EM) the cure is a proposal that moves many rows at once: pool the rows of two concepts and divide them anew.
+for EM) the cure is a proposal that moves many rows at once. Where to cut is what the senses agree on: within a concept
+they are independent, so what still correlates between their messages is a class that the concept does not know yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Proposal", "proposals", "separation"]
+__all__ = ["Proposal", "agreement", "proposals", "separation"]
+
+_RIDGE = 0.01  # of the mean variance of a profile: directions with less count for less
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,37 +48,61 @@ def separation(messages: Sequence[Tensor], labels: Tensor) -> Tensor:
     return torch.where(empty | torch.eye(size, dtype=torch.bool, device=total.device), torch.inf, apart)
 
 
-def proposals(
-    messages: Sequence[Tensor], labels: Tensor, generator: torch.Generator, *, most_pairs: int = 4, draws: int = 2
-) -> Iterator[Proposal]:
-    """Yield divisions of the pairs that are hardest to tell apart, the nearest pair first.
+def agreement(profiles: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what several profiles of the same rows agree on most, ``(rows,)``, and how much, between 0 and 1.
 
-    A module's message is a row's profile: how well each concept explains it. Of each pair the rows are divided by two
-    means on every module's profiles, and by random directions through all profiles together.
+    With W_m the profiles of module m, centred and whitened with a ridge, the first left singular vector of
+    [W_1 ... W_M] / sqrt(rows): generalised canonical correlation by maximal variance (Kettenring 1971). Its singular
+    value s is sqrt(1 + (M - 1) r), with r the canonical correlation if M = 2. Of one profile: its first principal axis.
+
+    Args:
+        profiles: ``(rows, D)`` per module.
+    """
+    white = []
+    for profile in profiles:
+        centred = (profile - profile.mean(0)).double()
+        values, vectors = torch.linalg.eigh(centred.mT @ centred / len(centred))
+        ridge = _RIDGE * values.mean().clamp_min(torch.finfo(values.dtype).tiny)
+        white.append(centred @ vectors if len(profiles) == 1 else centred @ (vectors * (values + ridge).rsqrt()))
+    left, values, _ = torch.linalg.svd(torch.cat(white, -1) / len(white[0]) ** 0.5, full_matrices=False)
+    strength = (values[0].square() - 1) / (len(profiles) - 1) if len(profiles) > 1 else torch.zeros(())
+    return left[:, 0].to(profiles[0]), strength.clamp(0, 1)
+
+
+def proposals(messages: Sequence[Tensor], labels: Tensor, generator: torch.Generator) -> Iterator[Proposal]:
+    """Yield divisions, the most promising first.
+
+    A module's message is a row's profile: how well each concept explains it. In turn, for the pairs of concepts that
+    are hardest to tell apart: their rows are pooled and cut in two along what the profiles agree on; or the pair
+    becomes one concept, and its second name goes to half of another one, whose rows are cut likewise, those concepts
+    first in which the profiles agree most. At the end pairs are cut along random directions.
 
     Args:
         messages: ``(rows, K)`` logits per module.
         labels: ``(rows,)``.
         generator: of the random directions.
-        most_pairs: pairs tried.
-        draws: random directions per pair.
     """
-    apart = separation(messages, labels)
-    size = len(apart)
+    apart, size = separation(messages, labels), messages[0].shape[-1]
     pairs = sorted((float(apart[i, j]), i, j) for i in range(size) for j in range(i) if apart[i, j].isfinite())
     profiles = [one - one.mean(-1, keepdim=True) for one in messages]
-    for _, i, j in pairs[:most_pairs]:
-        rows = ((labels == i) | (labels == j)).nonzero().flatten()
-        for number, profile in enumerate(profiles):
-            side = _two_means(profile[rows], generator)
-            if 0 < int(side.sum()) < len(rows):
-                yield Proposal(_named(labels, rows, side, i, j), f"{i} and {j} by two means of message {number}")
-        together = torch.cat([profile[rows] for profile in profiles], -1)
+    members = {k: (labels == k).nonzero().flatten() for k in range(size)}
+    strength = {k: float(agreement([p[rows] for p in profiles])[1]) for k, rows in members.items() if len(rows) > 2}
+    inner = sorted(strength, key=lambda k: -strength[k])
+    for _, i, j in pairs[:4]:
+        rows = torch.cat([members[i], members[j]])
+        if (side := _cut(agreement([p[rows] for p in profiles])[0])) is not None:
+            yield Proposal(_named(labels, rows, side, i, j), f"{i} and {j} cut anew")
+        for k in [k for k in inner if k not in (i, j)][:2]:
+            if (side := _cut(agreement([p[members[k]] for p in profiles])[0])) is not None:
+                merged = torch.where(labels == j, i, labels)
+                yield Proposal(_named(merged, members[k], side, k, j), f"{j} joins {i}, {k} cut in two")
+    for _, i, j in pairs[:4]:
+        rows = torch.cat([members[i], members[j]])
+        together = torch.cat([p[rows] for p in profiles], -1)
         together = (together - together.mean(0)) / together.std(0).clamp_min(torch.finfo(together.dtype).eps)
-        for _ in range(draws):
-            direction = torch.randn(together.shape[-1], generator=generator, dtype=torch.float64)
-            across = together @ direction.to(together)
-            yield Proposal(_named(labels, rows, across > across.median(), i, j), f"{i} and {j} at random")
+        direction = torch.randn(together.shape[-1], generator=generator, dtype=torch.float64).to(together)
+        if (side := _cut(together @ direction)) is not None:
+            yield Proposal(_named(labels, rows, side, i, j), f"{i} and {j} cut at random")
 
 
 def _named(labels: Tensor, rows: Tensor, side: Tensor, i: int, j: int) -> Tensor:
@@ -84,12 +111,12 @@ def _named(labels: Tensor, rows: Tensor, side: Tensor, i: int, j: int) -> Tensor
     return named
 
 
-def _two_means(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Divide rows by k-means with two centres: true on one side."""
-    from sklearn.cluster import KMeans
-
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    if len(points) < 3:
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    found = KMeans(2, n_init=4, random_state=seed).fit(points.double().cpu().numpy()).labels_
-    return torch.as_tensor(found, device=points.device) == 1
+def _cut(values: Tensor) -> Tensor | None:
+    """Divide numbers by two means: where the sum of squares within is least; None if they are all one."""
+    order = values.double().sort().values
+    count = torch.arange(1, len(order)).to(order)
+    below = order.cumsum(0)[:-1]
+    between = below.square() / count + (order.sum() - below).square() / (len(order) - count)
+    place = int(between.argmax()) if len(order) > 1 else 0
+    side = values.double() > order[place]
+    return side if bool(side.any()) and not bool(side.all()) else None

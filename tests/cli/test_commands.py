@@ -49,6 +49,22 @@ def test_a_run_writes_what_it_promises(serket, tiny):
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
+def test_rounds_are_run_told_and_drawn(serket, tiny):
+    status, out, err = serket("run", "tiny.yaml", "--out", "r", "--rounds", 2)
+    assert status == 0, err
+    metrics = json.loads((tiny / "r/metrics.json").read_text())
+    assert {step["round"] for step in metrics["rounds"]} == {1, 2} and "rounds" in metrics["seconds"]
+    assert {step["what"] for step in metrics["rounds"]} >= {"a", "b", "body", "concepts"}
+    lines = [line for line in out.splitlines() if line.startswith("round ")]
+    assert len(lines) == 2 and "nats a row" in " ".join(out.split())
+    assert (tiny / "r/figures/rounds.png").stat().st_size > 5000
+    told = [json.loads(line) for line in (tiny / "r/events.jsonl").read_text().splitlines()]
+    told = [{k: v for k, v in event.items() if k not in ("time", "kind")} for event in told if event["kind"] == "round"]
+    assert told == metrics["rounds"]
+    assert "rounds: 2" in (tiny / "r/graph.yaml").read_text()
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
 def test_the_same_seed_gives_the_same_bytes(serket, tiny):
     for out in ("r1", "r2"):
         assert serket("run", "tiny.yaml", "--out", out, "--quiet")[0] == 0

@@ -40,7 +40,6 @@ CASES = {
     "too_few_rows": (data(a=np.ones((2, 4)), b=np.ones((2, 3))), ("size: 2}\nmod", "size: 9}\nmod"), "run tiny.yaml"),
     "unknown_key": (data(), ("hidden: [8]", "hiden: [8]"), "run tiny.yaml"),
     "unknown_type": (data(), ("type: vae, data: a", "type: vea, data: a"), "check tiny.yaml"),
-    "rounds": (data(), ("serket: 1", "serket: 1\nrun: {rounds: 3}"), "run tiny.yaml"),
     "no_such_graph": (None, None, "run digts"),
     "no_such_run": (None, None, "infer nowhere --data tiny.npz"),
     "untrained": (data(), None, "infer tiny.yaml --data tiny.npz"),
