@@ -82,11 +82,8 @@ def test_every_option_is_in_the_reference():
     page = (ROOT / "docs/graphs.md").read_text()
     for kind, types in describe().items():
         for name, about in types.items():
-<<<<<<< HEAD
-            if not name.startswith(("table", "linear_gaussian", "vae", "gmm", "clusters", "naming_game", "product")):
-=======
-            if not name.startswith(("black_box", "table", "linear_gaussian", "vae", "gmm", "naming_game", "product")):
->>>>>>> 499d9d3 (black_box: a function's weighted hypotheses as messages; the page on messages; graph nbest)
+            documented = ("black_box", "clusters", "gmm", "linear_gaussian", "naming_game", "product", "table", "vae")
+            if not name.startswith(documented):
                 continue
             title = f"### `{name}`" + (f", the {kind}" if name == "linear_gaussian" else "")
             section = page.split(title + "\n")[1].split("\n##")[0]
