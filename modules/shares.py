@@ -43,8 +43,8 @@ def by_resampling(
 ) -> Tensor:
     """Return the shares of hypotheses ``(rows, L)`` among the survivors of importance resampling.
 
-    Weights w_l f_l, of the offer and of how it fits what the others say, then systematic resampling
-    (Rubin 1988; Neuro-SERKET, Taniguchi et al. 2020, section 3.3).
+    Weights w_l f_l, of the offer and of how it fits what the others say, then systematic resampling (Rubin 1988; in
+    SERKET, Nakamura, Nagai & Taniguchi 2018).
     """
     weights = (log_weights + log_fit).softmax(-1)
     uniform = row_uniform(generator, row_id, (1,), dtype=weights.dtype).squeeze(-1)
@@ -57,7 +57,7 @@ def by_metropolis_hastings(
     """Return the shares of hypotheses ``(rows, L)`` in the second half of Metropolis-Hastings chains; their acceptance.
 
     Proposals are drawn from the offer, w_l, whatever the chain's state, so that only the fit is left in the ratio:
-    min(1, f(l*) / f(l)) (Neuro-SERKET, Taniguchi et al. 2020, eq. 14; Hastings 1970 for independent proposals).
+    min(1, f(l*) / f(l)) (Hastings 1970 for independent proposals; in SERKET, Nakamura, Nagai & Taniguchi 2018).
     """
     uniform = row_uniform(generator, row_id, (2, steps + 1, chains), dtype=log_weights.dtype)
     cumulative = log_weights.softmax(-1).cumsum(-1)

@@ -152,7 +152,7 @@ def bags(g, rows):
 
 def _offers(values):
     """Four places a row on (-1, 1), and log-weights of which the last is empty."""
-    places = torch.sin(values[:, :1] * torch.arange(1, 5, dtype=values.dtype) + values[:, 1:2])
+    places = torch.sin(values[:, :1] * torch.arange(1, 5, dtype=values.dtype, device=values.device) + values[:, 1:2])
     return places, torch.cos(3 * places + values[:, 1:2]).index_fill(
         1, torch.tensor([3], device=values.device), -torch.inf
     )
