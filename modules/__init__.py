@@ -4,9 +4,24 @@ from serket.modules import recognisers  # noqa: F401  # registers what black_box
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
 from serket.modules.gmm import GaussianMixture
+from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
+from serket.modules.markov import Markov
 from serket.modules.multinomial_mixture import MultinomialMixture
+from serket.modules.pool import Broadcast, Pool
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
-__all__ = ["VAE", "BlackBox", "Classifier", "GaussianMixture", "LinearGaussian", "MultinomialMixture", "Table"]
+__all__ = [
+    "VAE",
+    "BlackBox",
+    "Broadcast",
+    "Classifier",
+    "GaussianMixture",
+    "HiddenMarkov",
+    "LinearGaussian",
+    "Markov",
+    "MultinomialMixture",
+    "Pool",
+    "Table",
+]

@@ -126,9 +126,15 @@ class Graph:
         return network
 
     def is_tree(self, active: frozenset[str] | None = None) -> bool:
-        """Tell whether the graph has no cycle (a forest counts)."""
+        """Tell whether the graph has no cycle (a forest counts), its sequences unrolled."""
         network = self.network(active)
-        return network.number_of_edges() == 0 or bool(nx.is_forest(network))
+        return network.number_of_edges() == 0 or (bool(nx.is_forest(network)) and not self.woven(active))
+
+    def woven(self, active: frozenset[str] | None = None) -> list[list[str]]:
+        """Return nodes of the time plate, two or more, that are connected: rows joined twice over are a cycle."""
+        time = [n for n, node in self.nodes.items() if getattr(node.cls, "plate", "row") == "time"]
+        parts = nx.connected_components(self.network(active)) if len(time) > 1 else ()
+        return [here for part in parts if len(here := [name for name in time if ("node", name) in part]) > 1]
 
     @property
     def dtype(self) -> torch.dtype:
