@@ -251,6 +251,8 @@ CASES = [
          {"draws": 4}, fit_options={**MIXTURE["fit_options"], "method": "collapsed"}),
     Case("module", "gmm", "tilted", {"component": parent(3, CATEGORY), "observation": child(2)},
          {"draws": 4, "downward": "tilted"}, fit_options=MIXTURE["fit_options"]),
+    Case("module", "gmm", "particles", {"component": parent(3, CATEGORY), "observation": child(2)},
+         {"draws": 4, "downward": "particles", "particles": 8}, fit_options=MIXTURE["fit_options"]),
     Case("module", "multinomial_mixture", "data", {"category": parent(3, CATEGORY)}, data=bags, **MIXTURE),
     Case("module", "multinomial_mixture", "words", {"category": parent(3, CATEGORY), "words": child(4, Family.DIRICHLET)},
          **MIXTURE),

@@ -124,7 +124,8 @@ def test_nothing_in_nothing_out(case):
     for name, one in case.infer(module, alike, evidence).messages.items():
         if case.ports[name].role == Role.CHILD:
             assert bool(one.is_proper().all()) and not bool(one.is_vacuous().any()), name
-            assert differ(one, one[again].expand(ROWS)) < 1e-12, name
+            # Points are drawn row by row.
+            assert isinstance(one, Particles) or differ(one, one[again].expand(ROWS)) < 1e-12, name
 
 
 @between
