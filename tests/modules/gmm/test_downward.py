@@ -8,14 +8,15 @@ import torch
 from serket.messages import Categorical, Gaussian, Particles
 from serket.modules.replies import Fitted
 from serket.protocol import Evidence
-from tests.modules.gmm.test_replies import grid, quadrature
+from tests.modules.gmm.test_replies import quadrature
 from tests.modules.gmm.toys import build, generator, inbox_of, loaded
 
 
 def exact(size, draws, inbox):
     """Mean and covariance of p(z) m(z), and of p(z), by quadrature, ``(rows, D)`` and ``(rows, D, D)``."""
     _, state = loaded(draws, 3, size)
-    points, cell = grid(size)
+    line = torch.linspace(-40, 40, 4001 if size == 1 else 301, dtype=torch.float64)
+    points, cell = torch.cartesian_prod(*[line] * size).reshape(-1, size), float(line[1] - line[0]) ** size
     _, density = quadrature(state, inbox["observation"], (points, cell))  # (1, S, K, G)
     mixture = torch.einsum("nk,skg->ng", inbox["component"].probs, density[0]) / draws
     message = inbox["observation"].full()
