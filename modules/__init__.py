@@ -7,12 +7,14 @@ from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
 from serket.modules.markov import Markov
+from serket.modules.mlda import MLDA
 from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.modules.pool import Broadcast, Pool
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
 __all__ = [
+    "MLDA",
     "VAE",
     "BlackBox",
     "Broadcast",

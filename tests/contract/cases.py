@@ -205,6 +205,7 @@ MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}
 MIXED = {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(4, Family.DIRICHLET),
          "views[2]": child(2, CATEGORY)}  # fmt: skip
 TOGETHER = {"fit_options": {"starts": 3, "iterations": 4}}
+COARSE = {"draws": 4, "points": 128}
 NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 
@@ -253,6 +254,14 @@ CASES = [
          {"draws": 4, "downward": "tilted"}, fit_options=MIXTURE["fit_options"]),
     Case("module", "gmm", "particles", {"component": parent(3, CATEGORY), "observation": child(2)},
          {"draws": 4, "downward": "particles", "particles": 8}, fit_options=MIXTURE["fit_options"]),
+    Case("module", "mlda", "data", {"category": parent(2, CATEGORY)}, COARSE, bags, MIXTURE["fit_options"]),
+    Case("module", "mlda", "splits", {"category": parent(2, CATEGORY), "words[0]": child(3, Family.DIRICHLET)},
+         {**COARSE, "splits": [2, 2], "topics": 3}, bags, MIXTURE["fit_options"]),
+    Case("module", "mlda", "words", {"category": parent(2, CATEGORY), "words[0]": child(3, Family.DIRICHLET),
+         "words[1]": child(4, Family.DIRICHLET), "categories[0]": child(3, CATEGORY)}, COARSE, None,
+         MIXTURE["fit_options"]),
+    Case("module", "mlda", "views", {"category": parent(3, CATEGORY),
+         "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
     Case("module", "multinomial_mixture", "data", {"category": parent(3, CATEGORY)}, data=bags, **MIXTURE),
     Case("module", "multinomial_mixture", "words", {"category": parent(3, CATEGORY), "words": child(4, Family.DIRICHLET)},
          **MIXTURE),
@@ -289,6 +298,6 @@ CASES = [
 TRAINABLE = [
     case
     for case in CASES
-    if case.type in ("classifier", "vae", "gmm", "hmm", "markov", "multinomial_mixture")
+    if case.type in ("classifier", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
 ]

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.messages import Categorical, Dirichlet, Family
 from serket.modules import multinomial
-from serket.modules.counts import projected
+from serket.modules.counts import matched
 from serket.modules.multinomial import Heard, Prior, Profiles
 from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.protocol import Evidence, Port, Role
@@ -337,7 +337,7 @@ def test_data_are_heard_with_their_coefficient_and_predicted_by_the_same_density
 
 def test_parts_that_agree_are_a_certain_and_proper_message():
     phi = torch.tensor([[0.999999, 1e-6, 0.0], [0.999999, 1e-6, 0.0]])
-    sure = projected(torch.tensor([[0.5, 0.5]]), phi, phi.square().sum(-1))
+    sure = matched(phi.mean(0, keepdim=True), phi.square().sum(-1)[:1])
     assert bool(sure.is_proper().all()) and float(sure.concentration.sum()) > 1e3
 
 
