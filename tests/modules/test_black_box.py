@@ -17,7 +17,7 @@ from serket.registry import hypotheses_of
 
 F64, ROWS, LISTED = torch.float64, 5, 6
 METHODS = ["exact", "sir", "mh"]
-DRAWS = {"survivors": 2000, "steps": 100}
+DRAWS = {"survivors": 8000, "steps": 60}
 GAUSS = {"mean": [0.5, -0.5], "covariance": [[2.0, 0.3], [0.3, 1.0]]}
 PRIORS = {"categorical": [0.5, 0.2, 0.2, 0.1], "gaussian": GAUSS, "dirichlet": [2.0, 0.7, 1.0]}
 
