@@ -3,6 +3,7 @@
 from serket.modules import recognisers  # noqa: F401  # registers what black_box may call
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
+from serket.modules.count_vae import CountVAE
 from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
@@ -19,6 +20,7 @@ __all__ = [
     "BlackBox",
     "Broadcast",
     "Classifier",
+    "CountVAE",
     "GaussianMixture",
     "HiddenMarkov",
     "LinearGaussian",

@@ -242,6 +242,9 @@ CASES = [
          {"epochs": 5}),
     Case("module", "classifier", "gaussian", {"latent": parent(3)}, {"targets": "gaussian", "hidden": [4]}, normal(2),
          {"epochs": 5}, full=True),
+    Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
+    Case("module", "count_vae", "bernoulli", {"words": parent(4, Family.DIRICHLET)},
+         {**NETWORK, "likelihood": "bernoulli", "tokens": 3.0}, whole(4, 2), BRIEF),
     Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),
@@ -298,6 +301,6 @@ CASES = [
 TRAINABLE = [
     case
     for case in CASES
-    if case.type in ("classifier", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
+    if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
 ]
