@@ -1,6 +1,7 @@
 """The module library: one class a file, registered by name."""
 
 from serket.modules import recognisers  # noqa: F401  # registers what black_box may call
+from serket.modules.bag import Bag
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
@@ -17,6 +18,7 @@ from serket.modules.vae import VAE
 __all__ = [
     "MLDA",
     "VAE",
+    "Bag",
     "BlackBox",
     "Broadcast",
     "Classifier",

@@ -233,6 +233,7 @@ CASES = [
     Case("module", "vae", "bernoulli", {"latent": parent(2)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF),
     Case("module", "vae", "categorical", {"latent": parent(2)}, {**NETWORK, "likelihood": "categorical"}, whole(2, 3),
          BRIEF),
+    Case("module", "bag", "data", {"symbols": parent(4, Family.DIRICHLET)}, data=bags),
     Case("module", "classifier", "label", {"latent": parent(2), "label": child(3, CATEGORY)}, full=True,
          fit_options={"epochs": 5}),
     Case("module", "classifier", "hidden", {"latent": parent(3), "label": child(3, CATEGORY)}, {"hidden": [5]},

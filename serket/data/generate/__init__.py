@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serket.data.generate.corners import corners
+from serket.data.generate.fruit import fruit
 from serket.data.generate.keypad import keypad
+from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
 
 __all__ = ["GENERATED"]
@@ -14,6 +16,8 @@ __all__ = ["GENERATED"]
 GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "corners": corners,
     "digits_named": digits_named,
+    "fruit": fruit,
     "keypad": keypad,
+    "lawn": lawn,
 }
 """By the name that ``data:`` and ``--data`` take."""
