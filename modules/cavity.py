@@ -68,6 +68,26 @@ class Cavity:
         divergence = (gap * pulled - potential.precision * variance).sum(-1) + log_det - self.log_det
         return self.mean + gap + spread, divergence / 2
 
+    def pooled(self) -> Gaussian:
+        """Return the diagonal Gaussian with mean and variance of all rows together, ``(D,)``."""
+        if self.precision.dim() == self.info.dim():
+            variance = 1 / self.precision
+        else:
+            variance = torch.linalg.inv(self.precision).diagonal(dim1=-2, dim2=-1)
+        total = variance.mean(0) + self.mean.var(0, correction=0)
+        return Gaussian.from_moments(self.mean.mean(0), total)
+
+    def judge(self, q: Gaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return draws of any diagonal q ``(rows, D)`` and KL(q || n): what :meth:`meet` does where q is not n m."""
+        mean, variance = q.info / q.precision, 1 / q.precision
+        gap = mean - self.mean
+        if self.precision.dim() == self.info.dim():
+            diagonal, pulled = self.precision, self.precision * gap
+        else:
+            diagonal, pulled = self.precision.diagonal(dim1=-2, dim2=-1), _times(self.precision, gap)
+        divergence = (diagonal * variance - 1 + gap * pulled + q.precision.log()).sum(-1) - self.log_det
+        return mean + noise * variance.sqrt(), divergence / 2
+
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

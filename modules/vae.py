@@ -7,7 +7,7 @@ from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor
 
 from serket.errors import DataError, MessageError, ShapeError
@@ -109,6 +109,7 @@ class VAE:
         optimiser: Optimiser = "adam",
         patience: Annotated[int, Ge(0)] = 0,
         held_out: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        alone: Annotated[float, Ge(0), Le(1)] = 0.0,
     ) -> FitReport:
         """Maximise the ELBO over the rows present, by minibatches in a fresh order; continues from where it stood.
 
@@ -124,6 +125,9 @@ class VAE:
             optimiser: adam, adamw or sgd.
             patience: stop after so many epochs without a better ELBO on held-out rows, and keep the best; 0 is off.
             held_out: fraction of the rows held out, if patience is on.
+            alone: under an inbox that differs from row to row, the fraction of a batch's rows whose q is the potential
+                times the average of all inboxes, still held against the row's own: KL(q || inbox). The sense learns to
+                tell by itself what the others told it (the update of Neuro-SERKET, Taniguchi et al. 2020, section 3).
 
         Raises:
             DataError: no row is present.
@@ -146,6 +150,8 @@ class VAE:
         weights = {**constants, **learnt}
         inputs = self.likelihood.inputs(self._checked(values), weights)
         cavity = Cavity.of(above)
+        alike = bool((above.info == above.info[:1]).all() & (above.precision == above.precision[:1]).all())
+        base = None if alike else cavity.pooled()
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=values.dtype, device=values.device)
@@ -155,7 +161,14 @@ class VAE:
             potential = self._encode(
                 weights, seen + self.noise * normal(*seen.shape) if training and self.noise else seen
             )
-            return self._elbo(weights, seen, potential, cavity[chosen], normal(1, len(chosen), self.size)).mean()
+            draws, first = normal(1, len(chosen), self.size), 0 if base is None else round(alone * len(chosen))
+            total = self._elbo(weights, seen[first:], potential[first:], cavity[chosen[first:]], draws[:, first:]).sum()
+            if base is not None and first:
+                mine = base * potential[:first]
+                latent, divergence = cavity[chosen[:first]].judge(mine, draws[:, :first])
+                decoded = self._decode(weights, latent)
+                total = total + (self.likelihood.log_prob(decoded, seen[:first], weights)[0] - divergence).sum()
+            return total / len(chosen)
 
         best, report = maximise(
             elbo,

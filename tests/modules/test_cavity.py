@@ -53,3 +53,17 @@ def variance_for_deviation(true):
 def test_planted_mistakes_are_caught(monkeypatch, mutation, form):
     monkeypatch.setattr(Cavity, "meet", mutation(Cavity.meet))
     assert max(differences(form)) > 1e-2
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_another_q_is_held_against_the_inbox(form):
+    root = normal(1, ROWS, SIZE, SIZE)
+    inbox = Gaussian(normal(2, ROWS, SIZE), root @ root.mT + torch.eye(SIZE))
+    inbox = inbox if form == "full" else Gaussian(inbox.info, inbox.precision.diagonal(dim1=-2, dim2=-1))
+    q, cavity = Gaussian(normal(3, ROWS, SIZE), normal(4, ROWS, SIZE) ** 2 + 0.1), Cavity.of(inbox)
+    latent, divergence = cavity.judge(q, torch.ones(1, ROWS, SIZE).double())
+    torch.testing.assert_close(divergence, q.kl(inbox))
+    torch.testing.assert_close(latent[0], q.mean() + q.variance().sqrt())
+    pooled, means = cavity.pooled(), inbox.mean()
+    torch.testing.assert_close(pooled.mean(), means.mean(0))
+    torch.testing.assert_close(pooled.variance(), inbox.variance().mean(0) + means.var(0, correction=0))
