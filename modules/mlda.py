@@ -56,7 +56,7 @@ class MLDA:
         strength: what a category adds to its own topic's.
         splits: widths of the senses that lie side by side in the data; none is one sense.
         tokens: scale a row's counts of a sense down to at most so many.
-        points: of the integral over theta; none is 65536 / V, between 256 and 4096.
+        points: of the integral over theta; none is 32768 / V, between 256 and 4096.
 
     Raises:
         GraphError: an option is out of range.
@@ -168,7 +168,7 @@ class MLDA:
                 progress(step, sweeps, f"log-probability {history[-1]:.3f} a row")
         every = torch.cat(drawn[-self.draws :])
         order = matching(every, reference(heard.bias, labels if warm else every[-1:]))
-        self._kept = relabelled(Profiles.cat(kept[-self.draws :]), order)
+        self._kept = relabelled(Profiles.cat(kept[-self.draws :]), order).without_opinion(heard.views)
         totals = [part.sum(-1) for part in heard.counts.split(sizes, -1)]
         self._totals = torch.tensor([float(part.sum()) / max(1, int((part > 0).sum())) for part in totals])
         return FitReport(sweeps, history={"log_probability": history})
@@ -319,7 +319,7 @@ class MLDA:
         words = counts.shape[-1]
         if not words:
             return torch.zeros(len(kept.log_weights), len(counts), self.components).to(counts), None, None
-        points = self.points or min(4096, max(256, 65536 // words))
+        points = self.points or min(4096, max(256, 32768 // words))
         return integrate(counts, kept.words.exp(), bases(self.components, self.topics, self.prior), points, extra)
 
     def _hear(

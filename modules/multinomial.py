@@ -85,6 +85,13 @@ class Profiles:
         chain = torch.arange(len(order), device=order.device).unsqueeze(-1)
         return self._map(lambda part: part[chain, order])
 
+    def without_opinion(self, views: Sequence[Tensor]) -> Self:
+        """Make the tables of views that no row tells anything of uniform: draws from their prior would be opinions."""
+        silent = [bool((view == view[..., :1]).all()) for view in views]
+        flat = (torch.full_like(table, -math.log(table.shape[-1])) for table in self.tables)
+        tables = zip(self.tables, flat, silent, strict=True)
+        return replace(self, tables=tuple(none if quiet else told for told, none, quiet in tables))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters by name."""
         tables = {f"table{index}": table for index, table in enumerate(self.tables)}

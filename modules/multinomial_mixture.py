@@ -171,7 +171,7 @@ class MultinomialMixture:
                 progress(step, sweeps, f"log-likelihood {history[-1]:.3f} a row")
         every = torch.cat(drawn[-self.draws :])
         order = matching(every, reference(heard.bias, labels if warm else every[-1:]))
-        self._kept = Profiles.cat(kept[-self.draws :]).relabel(order)
+        self._kept = Profiles.cat(kept[-self.draws :]).relabel(order).without_opinion(heard.views)
         self._total = heard.counts.sum() / (heard.counts.sum(-1) > 0).sum().clamp_min(1)
         return FitReport(sweeps, history={"log_likelihood": history})
 

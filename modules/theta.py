@@ -36,6 +36,8 @@ def integrate(
     """
     categories, topics = bases.shape
     bases = bases.to(phi)
+    if extra is None and not bool((counts > 0).any()):
+        return counts.new_zeros(len(phi), len(counts), categories), None, None
     parts = len(_SHARES) * categories
     each = -(-points // parts)
     uniform = torch.quasirandom.SobolEngine(2 * topics, scramble=True, seed=0).draw(each * parts).to(phi)

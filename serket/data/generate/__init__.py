@@ -10,6 +10,7 @@ from serket.data.generate.fruit import fruit
 from serket.data.generate.keypad import keypad
 from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
+from serket.data.generate.objects import objects
 
 __all__ = ["GENERATED"]
 
@@ -19,5 +20,6 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "fruit": fruit,
     "keypad": keypad,
     "lawn": lawn,
+    "objects": objects,
 }
 """By the name that ``data:`` and ``--data`` take."""
