@@ -15,6 +15,7 @@ from serket.data.generate.corners import corners
 from serket.errors import DataError, DataWarning
 from serket.graph import check
 from serket.model import Model
+from serket.training.compose import listen
 
 SPEC = {
     "serket": 1,
@@ -271,6 +272,52 @@ def accuracy(label, found):
     table = np.zeros((4, 4))
     np.add.at(table, (label, found), 1)
     return table[linear_sum_assignment(-table)].sum() / len(label)
+
+
+def test_a_chain_hears_all_rows_before_it_answers_any():
+    """A sensor, a latent, a mixture on it, a chain last: the chain is no leaf, though it hangs on one variable."""
+    p = parameters(3)
+    noise = np.array([[0.5, 0.2], [0.2, 0.4]])
+    sensor = {"type": "linear_gaussian", "data": "point", "matrix": [[1, 0], [0, 1]], "noise": noise.tolist()}
+    spec = {
+        "serket": 1,
+        "variables": {**SPEC["variables"], "z": {"family": "gaussian", "size": 2}},
+        "modules": {
+            "sensor": {**sensor, "ports": {"given": "z"}},
+            "points": {"type": "gmm", "ports": {"component": "state", "observation": "z"}, "draws": 1},
+            "order": SPEC["modules"]["order"],
+        },
+    }
+    model, (values, ids) = composed(p), made((7, 1, 9), 3)
+    deep = Model(serket.load_graph(spec), {**serket.load_graph(spec).build()}, dtype=torch.float64)
+    for name in ("points", "order"):
+        deep.modules[name].load(model.modules[name].state())
+    result = deep.infer({"point": values, "point_sequence": ids})
+    for start, length in ((0, 7), (7, 1), (8, 9)):
+        rows = slice(start, start + length)
+        posterior, evidence = scaled({**p, "covariances": p["covariances"] + noise}, values[rows])
+        np.testing.assert_allclose(result["state"].probs[rows].numpy(), posterior, rtol=0, atol=1e-8)
+        assert float(result.log_evidence[rows].sum()) == pytest.approx(evidence, abs=1e-7)
+
+
+def test_a_sensor_that_is_fitted_hears_the_others_through_the_chain():
+    """Of two mixtures on one state, the inbox of the first is what the second and the chain know, of all rows."""
+    p, (values, ids) = parameters(5), made((6, 3), 5)
+    points = SPEC["modules"]["points"]
+    spec = {**SPEC, "modules": {"first": {**points, "data": "other"}, **SPEC["modules"]}}
+    model = composed(p)
+    graph = serket.load_graph(spec)
+    modules = graph.build()
+    for name in ("points", "order"):
+        modules[name].load(model.modules[name].state())
+    modules["first"].load(model.modules["points"].state())
+    told, other = (
+        serket.Evidence.of(torch.from_numpy(v), sequence=torch.from_numpy(ids)) for v in (values, values + 1)
+    )
+    task = listen(graph, modules, {"points": told, "first": other}, "first", frozenset({"points", "order"}),
+                  seed=0, dtype=torch.float64)  # fmt: skip
+    for rows in (slice(0, 6), slice(6, 9)):
+        np.testing.assert_allclose(task.inbox["component"].probs[rows].numpy(), scaled(p, values[rows])[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", [8, 18])
