@@ -80,6 +80,8 @@ class GaussianMixture:
         particles: Count = 256,
     ) -> None:
         _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa, particles=particles)
+        _one_of("weights", weights, "dirichlet", "stick_breaking")
+        _one_of("downward", downward, "moments", "tilted", "particles")
         self.ports = ports
         self.draws, self.alpha, self.scatter, self.kappa = draws, alpha, scatter, kappa
         self.weights, self.downward, self.particles = weights, downward, particles
@@ -133,6 +135,7 @@ class GaussianMixture:
             ShapeError: another size than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
+        _one_of("method", method, "blocked", "collapsed")
         if sweeps < 2 * self.draws:
             raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
         raw = look(evidence, inbox, self.components, "component" in owned)
@@ -255,3 +258,8 @@ def _positive(**options: float) -> None:
     for name, value in options.items():
         if not value > 0:
             raise GraphError(f"'{name}' of a gmm is out of range", expected="a number above zero", found=str(value))
+
+
+def _one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise GraphError(f"no such '{name}' of a gmm", expected=" or ".join(allowed), found=str(value))

@@ -51,7 +51,8 @@ class Fitted:
             self.fits(evidence.values.shape[-1], "data")
             rows = complete(evidence)
             points = (evidence.values[rows].to(self.location) - self.location) / self.scale
-            scores[:, rows] = log_density(self.kept, points) - self.scale.log().sum()
+            parts = [log_density(self.kept, points[some]) for some in blocks(len(points), self.kept.means.numel())]
+            scores[:, rows] = torch.cat(parts, 1) - self.scale.log().sum()
         return scores
 
     def projected(self, log_probs: Tensor) -> Gaussian:

@@ -36,6 +36,16 @@ def test_separated_clusters_are_recovered(form, seed, method):
     assert adjusted_rand_score(truth, labels) > 0.95
 
 
+@METHODS
+def test_chains_may_start_from_a_part_of_the_rows(monkeypatch, method):
+    monkeypatch.setattr(chains, "_ENOUGH", 60)
+    points, truth = clusters(0)
+    points[::9] = math.nan
+    _, labels = fitted(points, 0, method=method)
+    here = torch.arange(200) % 9 > 0
+    assert adjusted_rand_score(truth[here], labels[here]) > 0.95
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [2, 6])
 def test_empty_clusters_come_back(monkeypatch, seed, size):
@@ -219,10 +229,11 @@ def test_what_cannot_be_fitted_is_refused(method):
 
 def test_mistakes_are_named():
     points, _ = clusters(0)
-    for options in ({"alpha": 0.0}, {"draws": 0}, {"scatter": -1.0}, {"kappa": math.nan}):
+    wrong = {"weights": "sticks"}, {"downward": "up"}, {"particles": 0}
+    for options in ({"alpha": 0.0}, {"draws": 0}, {"scatter": -1.0}, {"kappa": math.nan}, *wrong):
         with pytest.raises(GraphError, match=next(iter(options))):
             build(4, **options)
-    for options in ({"sweeps": 0}, {"sweeps": 10}, {"restarts": 0}):
+    for options in ({"sweeps": 0}, {"sweeps": 10}, {"restarts": 0}, {"method": "fast"}):
         with pytest.raises(GraphError, match=next(iter(options))):
             fitted(points, 0, **options)
     module = build(4)
