@@ -1,12 +1,33 @@
 """The module library: one class a file, registered by name."""
 
 from serket.modules import recognisers  # noqa: F401  # registers what black_box may call
+from serket.modules.bag import Bag
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
+from serket.modules.count_vae import CountVAE
 from serket.modules.gmm import GaussianMixture
+from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
+from serket.modules.markov import Markov
+from serket.modules.mlda import MLDA
 from serket.modules.multinomial_mixture import MultinomialMixture
+from serket.modules.pool import Broadcast, Pool
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
-__all__ = ["VAE", "BlackBox", "Classifier", "GaussianMixture", "LinearGaussian", "MultinomialMixture", "Table"]
+__all__ = [
+    "MLDA",
+    "VAE",
+    "Bag",
+    "BlackBox",
+    "Broadcast",
+    "Classifier",
+    "CountVAE",
+    "GaussianMixture",
+    "HiddenMarkov",
+    "LinearGaussian",
+    "Markov",
+    "MultinomialMixture",
+    "Pool",
+    "Table",
+]

@@ -18,6 +18,9 @@ from serket.protocol import Progress
 
 __all__ = ["Chains", "Plan", "kernel", "run"]
 
+_ENOUGH = 20_000
+"""Rows that k-means, which runs many times, is given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -128,12 +131,20 @@ def _parameters(
 
 
 def _start(seen: Seen, prior: Prior, warm: Mixture | None, plan: Plan, generator: torch.Generator) -> Chains:
-    guess = seen.guess()
-    if warm is None:
+    guess, labels = seen.guess(), None
+    if warm is not None:
+        mixture = warm
+    elif seen.points is None or int(seen.present.sum()) <= _ENOUGH:
         labels = seeds(guess, seen.present, plan.components, plan.restarts, generator)
         mixture = gibbs.draw_mixture(guess, labels, plan.components, seen, prior, generator)
     else:
-        mixture = warm
+        rows = seen.present.nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator, device=rows.device)[:_ENOUGH]]
+        some = replace(seen, bias=seen.bias[rows], present=seen.present[rows], points=seen.points[rows])
+        mixture = _start(some, prior, None, plan, generator).mixture
+    if labels is None and seen.points is not None:
+        labels = quadratic.draw_labels(mixture, quadratic.Design.of(seen), generator)
+    elif labels is None:
         labels = gibbs.label_logits(mixture, guess, seen, True).argmax(-1)
     order = matching(labels, reference(seen.bias, labels))
     points = guess.expand(len(labels), *guess.shape)

@@ -13,7 +13,7 @@ from serket.messages import Dirichlet, Message
 from serket.modules.labels import seeds
 from serket.protocol import Evidence
 
-__all__ = ["coefficient", "polya", "profile_seeds", "projected", "read_counts", "tempered"]
+__all__ = ["coefficient", "matched", "polya", "profile_seeds", "read_counts", "tempered"]
 
 
 def read_counts(
@@ -88,19 +88,14 @@ def profile_seeds(profiles: Tensor, components: int, chains: int, generator: tor
     return seeds(profiles, present, components, chains, generator)
 
 
-def projected(weights: Tensor, means: Tensor, squares: Tensor) -> Dirichlet:
-    """Return the Dirichlets with the mean and the total variance of mixtures over pi.
+def matched(mean: Tensor, square: Tensor) -> Dirichlet:
+    """Return the Dirichlets with these E[pi] ``(..., V)`` and these E[sum_v pi_v^2] ``(...)``.
 
     The total variance sum_v Var pi_v of Dirichlet(a m) is (1 - sum m^2) / (a + 1).
-
-    Args:
-        weights: ``(rows, J)``, of the parts.
-        means: E[pi] of each part, ``(J, V)``.
-        squares: E[sum_v pi_v^2] of each part, ``(J,)``.
     """
-    mean = weights @ means
-    least = 1e-6  # parts that agree are certain: total variance down to this fraction of the largest there is
-    spread = ((weights @ squares) - mean.square().sum(-1)) / (1 - mean.square().sum(-1)).clamp_min(least)
+    alike = mean.square().sum(-1)
+    least = 1e-6  # what varies less is as good as certain: more would be beyond float32
+    spread = (square - alike) / (1 - alike).clamp_min(least)
     total = 1 / spread.clamp(least, 1.0) - 1
     return Dirichlet((total.unsqueeze(-1) * mean).clamp_min(1e-6) - 1)
 

@@ -37,20 +37,26 @@ class GaussianMixture:
     fraction of the pooled variance expected inside a component; with ``kappa`` near it the means spread like the data.
     A dimension that does not vary keeps its own unit.
 
-    The state is S label-aligned draws; ``infer`` averages over them and is deterministic:
+    With ``weights: stick_breaking`` pi comes from a Dirichlet process truncated at K (:class:`Prior`).
+    The state is S label-aligned draws; ``infer`` averages over them:
 
     - to ``component``: log (1/S) sum_s of the integral of N(z; mu_k, Sigma_k) m(z), with m the bare inbox, or of
       N(x_n; mu_k, Sigma_k). The weights are not in it: they are ``own_prior``. Rows without evidence hear zeros.
-    - to ``observation``: the mixture under the component inbox, projected onto its mean and covariance.
+    - to ``observation``: the mixture p(z) under the component inbox, by ``downward``: ``moments``, projected onto its
+      mean and covariance; ``tilted``, p(z) m(z) projected, divided by m(z), which follows the inbox; ``particles``,
+      points drawn from p(z), row by row.
 
     The state keeps the dtype it was fitted in; ``infer`` computes and answers in that of its inbox.
 
     Args:
         ports: ``component`` (parent, K categories) and ``observation`` (child, D dimensions); without it, data.
         draws: S, kept draws.
-        alpha: of the Dirichlet on the weights, per component.
+        alpha: of the Dirichlet on the weights, per component; concentration of the Dirichlet process.
         scatter: prior variance inside a component, as a fraction of the pooled variance.
         kappa: rows that the prior mean of a component counts for.
+        weights: their prior.
+        downward: form of the reply to ``observation``.
+        particles: points per row, where it is particles.
 
     Raises:
         GraphError: an option is not positive.
@@ -70,12 +76,15 @@ class GaussianMixture:
         scatter: Positive = 0.1,
         kappa: Positive = 0.1,
         weights: Literal["dirichlet", "stick_breaking"] = "dirichlet",
-        downward: Literal["moments", "tilted"] = "moments",
+        downward: Literal["moments", "tilted", "particles"] = "moments",
+        particles: Count = 256,
     ) -> None:
-        _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa)
+        _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa, particles=particles)
+        _one_of("weights", weights, "dirichlet", "stick_breaking")
+        _one_of("downward", downward, "moments", "tilted", "particles")
         self.ports = ports
         self.draws, self.alpha, self.scatter, self.kappa = draws, alpha, scatter, kappa
-        self.weights, self.downward = weights, downward
+        self.weights, self.downward, self.particles = weights, downward, particles
         self.components = ports["component"].size or 0
         self._kept: Fitted | None = None
 
@@ -100,7 +109,7 @@ class GaussianMixture:
         method: Literal["blocked", "collapsed"] = "blocked",
         split_merge: Natural | None = None,
     ) -> FitReport:
-        """Draw parameters by blocked Gibbs, all chains at once.
+        """Draw parameters by Gibbs sampling, several chains at once: :func:`~serket.modules.chains.kernel`.
 
         The first time, ``restarts`` chains start from k-means++ and run half the sweeps; the one with the highest mean
         log-likelihood over the second quarter (component and z summed out) runs the other half, whose draws are kept.
@@ -116,13 +125,17 @@ class GaussianMixture:
             sweeps: at least twice ``draws``.
             restarts: chains of a first fit.
             restart: forget the present state and fit as if for the first time.
+            method: labels given parameters, all at once, or one at a time with parameters integrated out.
+            split_merge: moves a sweep that part or join components; one if ``collapsed``, else none.
 
         Raises:
-            GraphError: an option is out of range, or there are both data and an ``observation`` port.
+            GraphError: an option is out of range, there are both data and an ``observation`` port, or ``collapsed`` or
+                split-merge moves are asked for on another device than the CPU.
             DataError: fewer rows than components or than two, no variation at all, or values that are not finite.
             ShapeError: another size than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
+        _one_of("method", method, "blocked", "collapsed")
         if sweeps < 2 * self.draws:
             raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
         raw = look(evidence, inbox, self.components, "component" in owned)
@@ -148,7 +161,7 @@ class GaussianMixture:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Average over the kept draws; see the class for the formulas. Deterministic.
+        """Average over the kept draws; see the class for the formulas. Deterministic but for particles.
 
         ``info["monte_carlo_error"]`` ``(rows,)`` is the standard error of ``log_evidence`` over the draws, nats.
 
@@ -173,6 +186,9 @@ class GaussianMixture:
         if tilted:
             message = cast(Gaussian, inbox["observation"])
             messages["observation"] = fitted.tilted(component.log_probs(), scores, message)
+        elif "observation" in asked and self.downward == "particles":
+            drawn = fitted.particles(component.log_probs(), evidence.row_id, self.particles, generator)
+            messages["observation"] = drawn
         elif "observation" in asked:
             messages["observation"] = fitted.projected(component.log_probs())
         info = {"monte_carlo_error": error}
@@ -248,3 +264,8 @@ def _positive(**options: float) -> None:
     for name, value in options.items():
         if not value > 0:
             raise GraphError(f"'{name}' of a gmm is out of range", expected="a number above zero", found=str(value))
+
+
+def _one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise GraphError(f"no such '{name}' of a gmm", expected=" or ".join(allowed), found=str(value))

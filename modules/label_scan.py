@@ -14,7 +14,7 @@ from numba import njit
 
 from serket.modules.student import Bank, Tables, bank_of, fill, insert, log_predictive, rebuild, remove
 
-__all__ = ["chain", "draw", "fills", "log_weights", "sweep", "uniform"]
+__all__ = ["chain", "draw", "fills", "log_prior", "log_weights", "sweep", "uniform"]
 
 Array = Any
 FREE, DIRICHLET, STICKS = 0, 1, 2
@@ -58,6 +58,20 @@ def log_weights(total: Array, alpha: float, kind: int, out: Array) -> None:
 
 
 @njit(cache=True)
+def log_prior(total: Array, components: int, alpha: float, kind: int) -> float:
+    """Log p(labels), weights integrated out, up to a constant: products of gamma, or of beta functions (sticks)."""
+    value, after = 0.0, 0
+    for k in range(components - 1, -1, -1):
+        if kind == DIRICHLET:
+            value += math.lgamma(alpha + total[k])
+        elif kind == STICKS and k < components - 1:
+            value += math.lgamma(1.0 + total[k]) + math.lgamma(alpha + after)
+            value -= math.lgamma(1 + alpha + total[k] + after)
+        after += total[k]
+    return value
+
+
+@njit(cache=True)
 def draw(logits: Array, stream: Array) -> tuple[int, float]:
     """Draw an index with probability proportional to exp(logits), which it overwrites; and their logsumexp."""
     top = logits.max()
@@ -70,6 +84,36 @@ def draw(logits: Array, stream: Array) -> tuple[int, float]:
     while logits[chosen] <= threshold and chosen < len(logits) - 1:
         chosen += 1
     return chosen, top + math.log(total)
+
+
+@njit(cache=True)
+def swap(bias: Array, labels: Array, stream: Array, alpha: float) -> None:
+    """Propose that pairs of components exchange their places among the sticks, in place; by Metropolis-Hastings.
+
+    Sticks are broken in the order of labels, which single rows can hardly change (Papaspiliopoulos & Roberts 2008).
+    """
+    components = bias.shape[1]
+    total = np.zeros(components, np.int64)
+    for n in range(len(labels)):
+        total[labels[n]] += 1
+    for a in range(components):
+        b = int(uniform(stream) * components)
+        gain = -log_prior(total, components, alpha, STICKS)
+        total[a], total[b] = total[b], total[a]
+        gain += log_prior(total, components, alpha, STICKS)
+        for n in range(len(labels)):
+            if labels[n] == a:
+                gain += bias[n, b] - bias[n, a]
+            elif labels[n] == b:
+                gain += bias[n, a] - bias[n, b]
+        if math.log(uniform(stream) + 1e-300) < gain:
+            for n in range(len(labels)):
+                if labels[n] == a:
+                    labels[n] = b
+                elif labels[n] == b:
+                    labels[n] = a
+        else:
+            total[a], total[b] = total[b], total[a]
 
 
 @njit(cache=True)
@@ -122,6 +166,8 @@ def sweep(
     for c in range(len(labels)):
         bank = bank_of(bias.shape[2], points.shape[2], t)
         z, told, says = points[c % len(points)], present[c % len(present)], bias[c % len(bias)]
+        if kind == STICKS:
+            swap(says, labels[c], streams[c : c + 1], alpha)
         fill(bank, z, told, labels[c], t)
         scores[c] = chain(bank, z, told, says, labels[c], streams[c : c + 1], alpha, kind, t)
         if kind == DIRICHLET:

@@ -49,7 +49,7 @@ def revived(mixture: Mixture, points: Tensor, labels: Tensor, present: Tensor, g
     components = mixture.means.shape[-2]
     rows, chain = present.nonzero().flatten(), torch.arange(len(labels), device=labels.device).unsqueeze(-1)
     pick = rows[torch.randint(len(rows), (len(labels), components), generator=generator, device=rows.device)]
-    empty = one_hot(labels, components).sum(-2) < 3
+    empty = labels.new_zeros(len(labels), components).scatter_add_(-1, labels, torch.ones_like(labels)) < 3
     split = replace(mixture.relabel(labels[chain, pick]), means=points[chain, pick])
     return Mixture(
         torch.where(empty.unsqueeze(-1), split.means, mixture.means),

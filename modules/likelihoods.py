@@ -34,8 +34,8 @@ class Likelihood(Protocol):
         """Numbers the decoder puts out per row."""
         ...
 
-    def log_prob(self, output: Tensor, values: Tensor, state: State) -> Tensor:
-        """Return log p(values | output), nats, summed over D."""
+    def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
+        """Return log p(data | output), nats, summed over D, of data as :meth:`inputs` hands them over."""
         ...
 
     def distribution(self, output: Tensor, state: State) -> Distribution:
@@ -67,12 +67,12 @@ class GaussianLikelihood:
         """One mean per dimension."""
         return state["location"].shape[0]
 
-    def log_prob(self, output: Tensor, values: Tensor, state: State) -> Tensor:
+    def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
         """-sum_d [ (x_d - f_d)^2 / v + log(2 pi v) ] / 2 - D log scale, with x scaled and v = exp(log_variance)."""
         log_variance = state["log_variance"]
-        square = (self.inputs(values, state) - output).square().sum(-1) * (-log_variance).exp()
+        square = F.mse_loss(output, inputs.expand_as(output), reduction="none").sum(-1) * (-log_variance).exp()
         constant = log_variance + math.log(2 * math.pi) + 2 * state["scale"].log()
-        return -(square + values.shape[-1] * constant) / 2
+        return -(square + inputs.shape[-1] * constant) / 2
 
     def distribution(self, output: Tensor, state: State) -> Distribution:
         """Normal in the units of the data."""
@@ -99,8 +99,9 @@ class BernoulliLikelihood:
         """One logit per dimension."""
         return state["location"].shape[0]
 
-    def log_prob(self, output: Tensor, values: Tensor, state: State) -> Tensor:
+    def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
         """sum_d x_d log p_d + (1 - x_d) log(1 - p_d), from the logits."""
+        values = inputs + state["location"]
         return -F.binary_cross_entropy_with_logits(output, values.expand_as(output), reduction="none").sum(-1)
 
     def distribution(self, output: Tensor, state: State) -> Distribution:
@@ -133,9 +134,11 @@ class CategoricalLikelihood:
         """K logits per column."""
         return state["location"].numel()
 
-    def log_prob(self, output: Tensor, values: Tensor, state: State) -> Tensor:
+    def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
         """sum_d log softmax(f_d)[x_d]."""
-        return self.distribution(output, state).log_prob(values.expand(*output.shape[:-1], values.shape[-1]))
+        log_probs = output.unflatten(-1, tuple(state["location"].shape)).log_softmax(-1)
+        total: Tensor = (inputs * log_probs.flatten(-2)).sum(-1)
+        return total
 
     def distribution(self, output: Tensor, state: State) -> Distribution:
         """Independent categorical per column."""

@@ -5,14 +5,17 @@ Every parameter has a leading dimension C: chains while fitting, kept draws whil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from serket.errors import DataError, StateError
+from serket.messages import Categorical, Message
 from serket.modules.gibbs import draw_labels
 from serket.modules.niw import draw_dirichlet
 
@@ -20,11 +23,15 @@ __all__ = [
     "Heard",
     "Prior",
     "Profiles",
+    "answers",
     "draw_profiles",
     "draw_tables",
+    "heard_rows",
     "label_logits",
+    "profile",
     "revived",
     "sweep",
+    "table_scores",
     "word_scores",
 ]
 
@@ -77,6 +84,45 @@ class Profiles:
         """Make category ``order[c, k]`` of mixture c its category k; ``order`` is ``(C, K)``."""
         chain = torch.arange(len(order), device=order.device).unsqueeze(-1)
         return self._map(lambda part: part[chain, order])
+
+    def without_opinion(self, views: Sequence[Tensor]) -> Self:
+        """Make the tables of views that no row tells anything of uniform: draws from their prior would be opinions."""
+        silent = [bool((view == view[..., :1]).all()) for view in views]
+        flat = (torch.full_like(table, -math.log(table.shape[-1])) for table in self.tables)
+        tables = zip(self.tables, flat, silent, strict=True)
+        return replace(self, tables=tuple(none if quiet else told for told, none, quiet in tables))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters by name."""
+        tables = {f"table{index}": table for index, table in enumerate(self.tables)}
+        return {"words": self.words, "log_weights": self.log_weights, **tables}
+
+    @classmethod
+    def load(
+        cls,
+        state: Mapping[str, Tensor],
+        who: str,
+        words: tuple[int, ...],
+        weights: tuple[int, ...],
+        tables: Sequence[int],
+    ) -> Self:
+        """Take parameters out of a state, after their leading dimension of these shapes; -1 is any size.
+
+        Raises:
+            StateError: one is missing, or of another shape.
+        """
+        shapes = {"words": words, "log_weights": weights}
+        shapes |= {f"table{index}": (*weights, size) for index, size in enumerate(tables)}
+        for name, shape in shapes.items():
+            found = tuple(state[name].shape) if name in state else ()
+            if len(found) != len(shape) + 1 or any(a not in (-1, b) for a, b in zip(shape, found[1:], strict=True)):
+                expected = ", ".join("words" if size < 0 else str(size) for size in shape)
+                raise StateError(
+                    f"the state of a {who} has no fitting '{name}'",
+                    expected=f"(draws, {expected})",
+                    found=str(found) if name in state else "nothing",
+                )
+        return cls(state["words"], tuple(state[f"table{index}"] for index in range(len(tables))), state["log_weights"])
 
     def to(self, like: Tensor) -> Self:
         """Return the parameters in the dtype and on the device of a tensor."""
@@ -175,3 +221,74 @@ def revived(profiles: Profiles, labels: Tensor, heard: Heard, generator: torch.G
         tuple(map(choose, kept.tables, moved.tables)),
         choose(kept.log_weights, moved.log_weights),
     )
+
+
+def heard_rows(counts: Tensor, category: Categorical, views: Sequence[Message], owned: bool, who: str) -> Heard:
+    """Keep the rows that say anything, and, if weights are learnt, those whose category others know.
+
+    Raises:
+        DataError: fewer rows say anything than there are categories.
+    """
+    told = (counts > 0).any(-1)
+    for view in views:
+        told = told | ~view.is_vacuous()
+    if int(told.sum()) < category.size:
+        raise DataError(
+            f"too few rows to fit a {who}",
+            expected=f"at least {category.size} rows that say anything, for as many categories",
+            found=f"{int(told.sum())} of {len(told)}",
+            fix="make the category variable smaller, or give more rows",
+        )
+    rows = told | (~category.is_vacuous() & owned)
+    probs = tuple(cast(Categorical, view).probs.to(counts)[rows] for view in views)
+    return Heard(category.log_probs().to(counts)[rows], counts[rows], probs, owned)
+
+
+def profile(heard: Heard, sizes: Sequence[int]) -> Tensor:
+    """Square-root profiles of the words of each sense and of categories, side by side."""
+    tiny = torch.finfo(heard.counts.dtype).tiny
+    senses = [part / part.sum(-1, keepdim=True).clamp_min(tiny) for part in heard.counts.split(list(sizes), -1)]
+    return torch.cat([part.sqrt() for part in (*senses, *heard.views)], -1)
+
+
+def table_scores(tables: Sequence[Tensor], views: Sequence[Message], names: Sequence[str]) -> dict[str, Tensor]:
+    """Log sum_y psi_ky m(y), ``(S, N, K)``, by name; rows whose message is vacuous hear exactly its constant."""
+    scores = {}
+    for name, table, view in zip(names, tables, views, strict=True):
+        logits = cast(Categorical, view).logits
+        each = (logits[:, None] + table.unsqueeze(1)).logsumexp(-1)
+        scores[name] = torch.where(view.is_vacuous().unsqueeze(-1), logits[:, :1], each)
+    return scores
+
+
+def answers(
+    parts: Mapping[str, Tensor], tables: Mapping[str, Tensor], category: Categorical, asked: frozenset[str]
+) -> tuple[dict[str, Message], Tensor, Tensor]:
+    """Average what draws say of the category and of the categories below it.
+
+    Args:
+        parts: log-likelihoods of each neighbour per draw, row and category, ``(S, N, K)``.
+        tables: log psi of those that are categories below, ``(S, K, Y)``.
+        category: the inbox.
+        asked: the ports to answer.
+
+    Returns:
+        The messages, the log-evidence ``(N,)``, and its standard error over the draws.
+    """
+    scores = torch.stack(list(parts.values())).sum(0)
+    messages: dict[str, Message] = {}
+    if "category" in asked:
+        messages["category"] = Categorical(_log_mean(scores))
+    for name in (name for name in tables if name in asked):
+        others = sum((part for other, part in parts.items() if other != name), torch.zeros_like(scores))
+        weights = (others + category.logits).movedim(0, 1).flatten(1).softmax(-1)  # (N, S K)
+        messages[name] = Categorical((weights @ tables[name].flatten(0, 1).exp()).log())
+    joint = (scores + category.logits).logsumexp(-1)
+    log_evidence = _log_mean(joint)
+    share = torch.where(log_evidence.isfinite(), joint - log_evidence, 0.0).exp()
+    error = (share - 1).square().sum(0).sqrt() / max(1.0, math.sqrt(len(share) * (len(share) - 1)))
+    return messages, log_evidence, error
+
+
+def _log_mean(scores: Tensor) -> Tensor:
+    return scores.logsumexp(0) - math.log(len(scores))

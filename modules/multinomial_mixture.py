@@ -10,12 +10,25 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from serket.errors import DataError, GraphError, StateError
+from serket.errors import GraphError, StateError
 from serket.messages import Categorical, Family, Message
 from serket.modules.count_mixture import CountMixture
-from serket.modules.counts import coefficient, profile_seeds, projected, read_counts, tempered
+from serket.modules.counts import coefficient, matched, profile_seeds, read_counts, tempered
 from serket.modules.labels import matching, reference
-from serket.modules.multinomial import Heard, Prior, Profiles, draw_profiles, label_logits, revived, sweep, word_scores
+from serket.modules.multinomial import (
+    Heard,
+    Prior,
+    Profiles,
+    answers,
+    draw_profiles,
+    heard_rows,
+    label_logits,
+    profile,
+    revived,
+    sweep,
+    table_scores,
+    word_scores,
+)
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -46,7 +59,8 @@ class MultinomialMixture:
         draws: S, kept draws.
         prior: pseudo-count per word.
         alpha: of the Dirichlet on the weights, per category.
-        tokens: scale a row's counts down to at most so many; words come in bursts, and count for less than they are.
+        tokens: read a row's counts as at most so many tokens: words come in bursts, and count for less than they are.
+            Evidence is that of the counts as they are read: compare no two values of ``tokens`` by it.
 
     Raises:
         GraphError: an option is not positive.
@@ -72,7 +86,6 @@ class MultinomialMixture:
         self.draws, self.prior, self.alpha, self.tokens = draws, prior, alpha, tokens
         self.components = ports["category"].size or 0
         self.views = [name for name in ports if name.startswith("categories")]
-        self.note = "" if tokens is None else f"counts are scaled down to {tokens:g} tokens a row"
         self._kept: Profiles | None = None
         self._total = torch.ones(())
 
@@ -125,7 +138,7 @@ class MultinomialMixture:
         heard = self._hear(evidence, inbox, "category" in owned, warm)
         prior = Prior(self.prior, 1.0, self.alpha)
         if warm is None:
-            labels = profile_seeds(_profile(heard), self.components, restarts, generator)
+            labels = profile_seeds(profile(heard, [heard.counts.shape[-1]]), self.components, restarts, generator)
             flat = [torch.zeros(restarts, self.components, view.shape[-1]).to(view) for view in heard.views]
             profiles = draw_profiles(labels, flat, heard, prior, generator)
         else:
@@ -158,7 +171,7 @@ class MultinomialMixture:
                 progress(step, sweeps, f"log-likelihood {history[-1]:.3f} a row")
         every = torch.cat(drawn[-self.draws :])
         order = matching(every, reference(heard.bias, labels if warm else every[-1:]))
-        self._kept = Profiles.cat(kept[-self.draws :]).relabel(order)
+        self._kept = Profiles.cat(kept[-self.draws :]).relabel(order).without_opinion(heard.views)
         self._total = heard.counts.sum() / (heard.counts.sum(-1) > 0).sum().clamp_min(1)
         return FitReport(sweeps, history={"log_likelihood": history})
 
@@ -184,36 +197,18 @@ class MultinomialMixture:
         asked = frozenset(self.ports) if ports is None else ports
         size = kept.words.shape[-1]
         counts = tempered(read_counts(evidence, inbox, "words", like=category.logits, size=size), self.tokens)
-        parts = {"words": word_scores(kept.words, counts)}  # (S, rows, K) each
+        words = word_scores(kept.words, counts)  # (S, rows, K)
         if "words" not in self.ports:
-            parts["words"] = parts["words"] + coefficient(counts).unsqueeze(-1)
-        parts["words"] = torch.where((counts == 0).all(-1, keepdim=True), 0.0, parts["words"])
-        for name, table in zip(self.views, kept.tables, strict=True):
-            silent = inbox[name].is_vacuous().unsqueeze(-1)
-            logits = cast(Categorical, inbox[name]).logits
-            each = (logits.unsqueeze(-2).unsqueeze(0) + table.unsqueeze(1)).logsumexp(-1)
-            parts[name] = torch.where(silent, logits[:, :1], each)
-        messages: dict[str, Message] = {}
-        scores = sum(parts.values())
-        assert isinstance(scores, Tensor)
-        if "category" in asked:
-            messages["category"] = Categorical(_log_mean(scores))
-        for name in (name for name in parts if name in asked):
-            others = sum((part for other, part in parts.items() if other != name), torch.zeros_like(scores))
+            words = words + coefficient(counts).unsqueeze(-1)
+        parts = {"words": torch.where((counts == 0).all(-1, keepdim=True), 0.0, words)}
+        parts |= table_scores(kept.tables, [inbox[name] for name in self.views], self.views)
+        messages, log_evidence, error = answers(parts, dict(zip(self.views, kept.tables, strict=True)), category, asked)
+        if "words" in asked:
+            others = sum((part for name, part in parts.items() if name != "words"), torch.zeros_like(words))
             weights = (others + category.logits).movedim(0, 1).flatten(1).softmax(-1)  # (rows, S K)
-            if name == "words":
-                phi = kept.words.exp().flatten(0, 1)
-                messages[name] = projected(weights, phi, phi.square().sum(-1))
-            else:
-                table = kept.tables[self.views.index(name)].flatten(0, 1)
-                messages[name] = Categorical((weights @ table.exp()).log())
-        joint = (scores + category.logits).logsumexp(-1)
-        log_evidence = _log_mean(joint)
-        share = torch.where(log_evidence.isfinite(), joint - log_evidence, 0.0).exp()
-        error = (share - 1).square().sum(0).sqrt() / max(1.0, math.sqrt(len(share) * (len(share) - 1)))
+            phi = kept.words.exp().flatten(0, 1)
+            messages["words"] = matched(weights @ phi, weights @ phi.square().sum(-1))
         info = {"monte_carlo_error": error}
-        if self.tokens is not None:
-            return Reply(messages, info=info)
         return Reply(messages, log_evidence=log_evidence, bound="estimate", info=info)
 
     def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> CountMixture:
@@ -230,7 +225,7 @@ class MultinomialMixture:
         category = cast(Categorical, inbox["category"])
         kept = self._fitted(category.logits)
         mixing = category.log_probs().repeat(1, len(kept.words)) - math.log(len(kept.words))
-        return CountMixture(mixing, kept.words.exp().flatten(0, 1), self._total.to(category.logits))
+        return CountMixture(mixing, [kept.words.exp().flatten(0, 1)], self._total.to(category.logits).reshape(1))
 
     def relabel(self, port: str, order: Tensor) -> None:
         """Call the category that was ``order[k]`` by the name k, in every draw."""
@@ -239,40 +234,18 @@ class MultinomialMixture:
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a document; nothing before the first fit."""
-        if self._kept is None:
-            return {}
-        tables = {f"table{index}": table for index, table in enumerate(self._kept.tables)}
-        return {"words": self._kept.words, "log_weights": self._kept.log_weights, **tables, "total": self._total}
+        return {} if self._kept is None else {**self._kept.tensors(), "total": self._total}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take a state back; raises StateError where a tensor is missing or of another shape."""
         if not state:
             self._kept = None
             return
-        shapes = {"words": (self.components, -1), "log_weights": (self.components,)}
-        for index, name in enumerate(self.views):
-            shapes[f"table{index}"] = (self.components, self.ports[name].size or 0)
-        for name, shape in {**shapes, "total": None}.items():
-            found = tuple(state[name].shape) if name in state else None
-            fits = found is not None and (
-                found == ()
-                if shape is None
-                else len(found) == len(shape) + 1
-                and all(want in (-1, have) for want, have in zip(shape, found[1:], strict=True))
-            )
-            if not fits:
-                expected = (
-                    "one number"
-                    if shape is None
-                    else f"(draws, {', '.join('words' if n < 0 else str(n) for n in shape)})"
-                )
-                raise StateError(
-                    f"the state of a multinomial_mixture has no fitting '{name}'",
-                    expected=expected,
-                    found=str(found) if found is not None else "nothing",
-                )
-        tables = tuple(state[f"table{index}"] for index in range(len(self.views)))
-        self._kept, self._total = Profiles(state["words"], tables, state["log_weights"]), state["total"]
+        tables = [self.ports[name].size or 0 for name in self.views]
+        kept = Profiles.load(state, "multinomial_mixture", (self.components, -1), (self.components,), tables)
+        if "total" not in state:
+            raise StateError("the state of a multinomial_mixture has no 'total'", expected="the mean total of a row")
+        self._kept, self._total = kept, state["total"]
 
     def _fitted(self, like: Tensor) -> Profiles:
         """Return the state in the dtype and on the device of a tensor."""
@@ -285,32 +258,10 @@ class MultinomialMixture:
     def _hear(self, evidence: Evidence, inbox: Mapping[str, Message], owned: bool, warm: Profiles | None) -> Heard:
         """Gather what is known of the rows that say anything."""
         category = cast(Categorical, inbox["category"])
-        bias = category.log_probs().float()
-        counts = read_counts(evidence, inbox, "words", like=bias, size=None if warm is None else warm.words.shape[-1])
-        counts = tempered(counts, self.tokens)
-        told = (counts > 0).any(-1)
-        for name in self.views:
-            told = told | ~inbox[name].is_vacuous()
-        if int(told.sum()) < self.components:
-            raise DataError(
-                "too few rows to fit a multinomial_mixture",
-                expected=f"at least {self.components} rows that say anything, for as many categories",
-                found=f"{int(told.sum())} of {len(told)}",
-                fix="make the category variable smaller, or give more rows",
-            )
-        rows = told | (~category.is_vacuous() & owned)
-        views = tuple(cast(Categorical, inbox[name]).probs.float()[rows] for name in self.views)
-        return Heard(bias[rows], counts[rows], views, owned)
-
-
-def _profile(heard: Heard) -> Tensor:
-    """Square-root profiles of words and of categories, side by side."""
-    counts = heard.counts / heard.counts.sum(-1, keepdim=True).clamp_min(torch.finfo(heard.counts.dtype).tiny)
-    return torch.cat([counts.sqrt(), *(view.sqrt() for view in heard.views)], -1)
-
-
-def _log_mean(scores: Tensor) -> Tensor:
-    return scores.logsumexp(0) - math.log(len(scores))
+        like = torch.zeros((), device=category.device)
+        counts = read_counts(evidence, inbox, "words", like=like, size=None if warm is None else warm.words.shape[-1])
+        views = [inbox[name] for name in self.views]
+        return heard_rows(tempered(counts, self.tokens), category, views, owned, "multinomial_mixture")
 
 
 def _positive(**options: float) -> None:

@@ -86,16 +86,17 @@ def _checked(offered: Any, family: Family, size: int, width: tuple[int, ...], ro
     wrong, kind = ~offers.isfinite(), "finite numbers"
     if family == Family.CATEGORICAL:
         wrong = wrong | (offers < 0) | (offers >= size) | (offers != offers.floor())
-        kind = f"whole numbers below {size}"
+        kind = f"whole numbers from 0 to {size - 1}"
     elif family == Family.DIRICHLET:
         wrong, kind = wrong | (offers < 0), "counts of 0 or more"
     bad = weights.isnan() | weights.isposinf()
     limits = "numbers below infinity; -inf where a place of the list is empty"
-    for name, values, faults, expected in (("hypotheses", offers, wrong, kind), ("log_weights", weights, bad, limits)):
+    parts = (("hypotheses that the variable cannot be", offers, wrong, kind), ("no log-weights", weights, bad, limits))
+    for problem, values, faults, expected in parts:
         if bool(faults.any()):
             found = row_id[faults.reshape(rows, -1).any(-1)].tolist()
             raise MessageError(
-                f"{name} that are none",
+                problem,
                 expected=expected,
                 found=f"{values[faults][0].item():g}, in rows {listed(found)}",
                 fix="mend the function",

@@ -18,7 +18,7 @@ from serket.modules.mixture import Mixture
 from serket.modules.niw import Prior, draw_gaussians, draw_weights, from_moments
 from serket.modules.seen import Seen
 
-__all__ = ["Design", "statistics", "sweep", "weights"]
+__all__ = ["Design", "draw_labels", "statistics", "sweep", "weights"]
 
 _ROWS = 4096
 """Rows a block on a CPU: 150 monomials of each in float32 are 2.5 MB."""
@@ -79,6 +79,14 @@ def sweep(mixture: Mixture, design: Design, prior: Prior, generator: torch.Gener
     means, cholesky = draw_gaussians(law, generator)
     log_weights = draw_weights(moments[3], prior, generator) if design.owned else torch.zeros_like(moments[3])
     return Mixture(means.to(like), cholesky.to(like), log_weights.to(like)), labels, score
+
+
+def draw_labels(mixture: Mixture, design: Design, generator: torch.Generator) -> Tensor:
+    """Draw k | theta, pi, ``(C, N)``, in float64."""
+    shape = len(mixture.means), design.points.shape[-1]
+    like = design.points
+    uniform = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+    return statistics(weights(mixture), design, uniform, torch.float64)[0]
 
 
 def weights(mixture: Mixture) -> Tensor:

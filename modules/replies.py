@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from serket.errors import ShapeError
-from serket.messages import Gaussian, Message, moment_match
+from serket.messages import Gaussian, Message, Particles, moment_match
 from serket.messages.gaussian import factored
 from serket.modules.mixture import Mixture, blocks, in_units, log_density, log_integral, shared, triangular
 from serket.modules.seen import complete
 from serket.protocol import Evidence
+from serket.rows import row_uniform
 
 __all__ = ["Fitted", "log_mean"]
 
@@ -50,7 +51,8 @@ class Fitted:
             self.fits(evidence.values.shape[-1], "data")
             rows = complete(evidence)
             points = (evidence.values[rows].to(self.location) - self.location) / self.scale
-            scores[:, rows] = log_density(self.kept, points) - self.scale.log().sum()
+            parts = [log_density(self.kept, points[some]) for some in blocks(len(points), self.kept.means.numel())]
+            scores[:, rows] = torch.cat(parts, 1) - self.scale.log().sum()
         return scores
 
     def projected(self, log_probs: Tensor) -> Gaussian:
@@ -86,6 +88,26 @@ class Fitted:
             parts.append(moment_match(log_weights[rows], mean, covariance))
         belief = Gaussian(torch.cat([p.info for p in parts]), torch.cat([p.precision for p in parts]))
         return (double._out(belief) / full).to(message.dtype, message.device)
+
+    def particles(self, log_probs: Tensor, row_id: Tensor, count: int, generator: torch.Generator) -> Particles:
+        """Draw points from sum_k p_k (1/S) sum_s N(mu_k, Sigma_k) per row, of equal weight, from the row's own stream.
+
+        Components and draws are taken by systematic resampling: as often as they weigh, rounded up or down.
+        """
+        size, dtype = len(self.location), log_probs.dtype
+        uniform = row_uniform(generator, row_id, (1 + count * size,), dtype=torch.float64)
+        noise = torch.special.ndtri(uniform[:, 1:]).to(dtype).reshape(-1, count, size, 1)
+        shares = log_probs.double().softmax(-1).repeat_interleave(len(self.kept.means), -1).cumsum(-1)
+        steps = (uniform[:, :1] + torch.arange(count, device=row_id.device)) / count
+        index = torch.searchsorted(shares, steps * shares[:, -1:], right=True)
+        means = (self.location + self.scale * self.kept.means).transpose(0, 1).flatten(0, 1)
+        factors = (self.scale.unsqueeze(-1) * self.kept.cholesky).transpose(0, 1).flatten(0, 1)
+        parts = [
+            means[index[rows]] + (factors[index[rows]] @ noise[rows]).squeeze(-1)
+            for rows in blocks(len(index), count * size**2)
+        ]
+        weights = torch.full(index.shape, -math.log(count), dtype=dtype, device=index.device)
+        return Particles.of(torch.cat(parts), weights)
 
     def fits(self, found: int, where: str) -> None:
         """Raise ShapeError unless a size is the fitted one."""

@@ -47,7 +47,8 @@ class Seen:
         """
         if self.points is not None:
             points = self.points[self.present]
-            location, scale = points.mean(0), points.std(0)
+            wide = points.double()  # squares of large numbers, sums of many
+            location, scale = wide.mean(0).to(points), wide.std(0).to(points)
             still = scale <= 4 * torch.finfo(points.dtype).eps * points.abs().amax(0)
             if bool(still.all()):
                 raise DataError("the data do not vary", expected="rows that differ", found="equal rows")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from serket.messages import Dirichlet, Gaussian, Message, Particles, systematic
-from serket.rows import row_uniform
+from serket.rows import row_uniform, seeded
 
 __all__ = ["by_metropolis_hastings", "by_resampling", "fit_of", "projection"]
 
@@ -43,8 +43,8 @@ def by_resampling(
 ) -> Tensor:
     """Return the shares of hypotheses ``(rows, L)`` among the survivors of importance resampling.
 
-    Weights w_l f_l, of the offer and of how it fits what the others say, then systematic resampling
-    (Rubin 1988; Neuro-SERKET, Taniguchi et al. 2020, section 3.3).
+    Weights w_l f_l, of the offer and of how it fits what the others say, then systematic resampling (Rubin 1988; in
+    SERKET, Nakamura, Nagai & Taniguchi 2018).
     """
     weights = (log_weights + log_fit).softmax(-1)
     uniform = row_uniform(generator, row_id, (1,), dtype=weights.dtype).squeeze(-1)
@@ -57,23 +57,22 @@ def by_metropolis_hastings(
     """Return the shares of hypotheses ``(rows, L)`` in the second half of Metropolis-Hastings chains; their acceptance.
 
     Proposals are drawn from the offer, w_l, whatever the chain's state, so that only the fit is left in the ratio:
-    min(1, f(l*) / f(l)) (Neuro-SERKET, Taniguchi et al. 2020, eq. 14; Hastings 1970 for independent proposals).
+    min(1, f(l*) / f(l)) (Hastings 1970 for independent proposals; in SERKET, Nakamura, Nagai & Taniguchi 2018).
     """
-    uniform = row_uniform(generator, row_id, (2, steps + 1, chains), dtype=log_weights.dtype)
     cumulative = log_weights.softmax(-1).cumsum(-1)
-    last = (cumulative < cumulative[:, -1:]).sum(-1)[:, None, None]
-    flat = (uniform[:, 0].flatten(1) * cumulative[:, -1:]).contiguous()
-    offered = torch.minimum(torch.searchsorted(cumulative, flat, right=True).reshape(uniform[:, 0].shape), last)
-    log_ratio, state = uniform[:, 1].log(), offered[:, 0]
-    kept, accepted = [], log_fit.new_zeros(len(log_fit))
-    for step in range(1, steps + 1):
-        proposal = offered[:, step]
-        move = log_ratio[:, step] < log_fit.gather(-1, proposal) - log_fit.gather(-1, state)
-        state = torch.where(move, proposal, state)
-        accepted = accepted + move.to(log_fit).mean(-1) / steps
-        if step > steps // 2:
-            kept.append(state)
-    return _shares(torch.cat(kept, -1), log_weights), accepted
+    whole = cumulative[:, -1:]
+    last = (cumulative < whole).sum(-1, keepdim=True)  # of those with a weight
+    state, shares = torch.zeros_like(last).expand(-1, chains), torch.zeros_like(log_weights)
+    accepted = log_fit.new_zeros(len(log_fit))
+    for step in range(steps + 1):  # the first only draws where chains start
+        again = seeded(generator.initial_seed(), str(step), device=generator.device)
+        where, ratio = row_uniform(again, row_id, (2, chains), dtype=log_weights.dtype).unbind(1)
+        proposal = torch.minimum(torch.searchsorted(cumulative, where * whole, right=True), last)
+        move = ratio.log() < log_fit.gather(-1, proposal) - log_fit.gather(-1, state)
+        state = torch.where(move, proposal, state) if step else proposal
+        accepted = accepted + (move.to(log_fit).mean(-1) / steps if step else 0.0)
+        shares = shares + (_shares(state, log_weights) if step > steps // 2 else 0.0)
+    return shares / (steps - steps // 2), accepted
 
 
 def _shares(index: Tensor, like: Tensor) -> Tensor:

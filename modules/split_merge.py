@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from serket.modules.label_scan import DIRICHLET, STICKS, draw, log_weights, uniform
+from serket.modules.label_scan import draw, log_prior, log_weights, uniform
 from serket.modules.student import (
     Bank,
     Tables,
@@ -30,23 +30,9 @@ from serket.modules.student import (
     remove,
 )
 
-__all__ = ["log_prior", "moves"]
+__all__ = ["moves"]
 
 Array = Any
-
-
-@njit(cache=True)
-def log_prior(total: Array, components: int, alpha: float, kind: int) -> float:
-    """Log p(labels), weights integrated out, up to a constant: products of gamma, or of beta functions (sticks)."""
-    value, after = 0.0, 0
-    for k in range(components - 1, -1, -1):
-        if kind == DIRICHLET:
-            value += math.lgamma(alpha + total[k])
-        elif kind == STICKS and k < components - 1:
-            value += math.lgamma(1.0 + total[k]) + math.lgamma(alpha + after)
-            value -= math.lgamma(1 + alpha + total[k] + after)
-        after += total[k]
-    return value
 
 
 @njit(cache=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor
 
 from serket.errors import DataError, MessageError, ShapeError
 from serket.messages import Family, Gaussian, Message
+from serket.modules.cavity import Cavity
 from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
+from serket.modules.network import Optimiser, initial, layers, maximise
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 from serket.rows import row_normal
@@ -81,13 +82,15 @@ class VAE:
             weights = {name: value.to(above.device, above.dtype) for name, value in self._fitted().items()}
             values = self._checked(evidence.values.to(above.dtype))
             with torch.no_grad():
-                potential = self._encode(weights, self.likelihood.inputs(values, weights)).mask(evidence.present)
+                inputs = self.likelihood.inputs(values, weights)
+                potential = self._encode(weights, inputs).mask(evidence.present)
                 # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
                 proper = above.is_proper()
                 if bool(proper.any()):
                     shape = (self.evidence_draws, self.size)
                     draws = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
-                    bound = self._elbo(weights, values, potential, above.where(proper, self._standard(above)), draws)
+                    cavity = Cavity.of(above.where(proper, self._standard(above)))
+                    bound = self._elbo(weights, inputs, potential, cavity, draws)
                     log_evidence = log_evidence + torch.where(evidence.present & proper, bound, 0.0)
         asked = ports is None or "latent" in ports
         return Reply({"latent": potential} if asked else {}, log_evidence=log_evidence, bound="lower")
@@ -103,9 +106,10 @@ class VAE:
         epochs: Count = 100,
         batch: Count = 128,
         learning_rate: Positive = 1e-3,
-        optimiser: Literal["adam", "adamw", "sgd"] = "adam",
+        optimiser: Optimiser = "adam",
         patience: Annotated[int, Ge(0)] = 0,
         held_out: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        alone: Annotated[float, Ge(0), Le(1)] = 0.0,
     ) -> FitReport:
         """Maximise the ELBO over the rows present, by minibatches in a fresh order; continues from where it stood.
 
@@ -121,6 +125,9 @@ class VAE:
             optimiser: adam, adamw or sgd.
             patience: stop after so many epochs without a better ELBO on held-out rows, and keep the best; 0 is off.
             held_out: fraction of the rows held out, if patience is on.
+            alone: under an inbox that differs from row to row, the fraction of a batch's rows whose q is the potential
+                times the average of all inboxes, still held against the row's own: KL(q || inbox). The sense learns to
+                tell by itself what the others told it (the update of Neuro-SERKET, Taniguchi et al. 2020, section 3).
 
         Raises:
             DataError: no row is present.
@@ -142,51 +149,42 @@ class VAE:
         learnt = {n: v.clone().requires_grad_() for n, v in self.weights.items() if self._learnt(n)}
         weights = {**constants, **learnt}
         inputs = self.likelihood.inputs(self._checked(values), weights)
-        order = torch.randperm(len(rows), generator=generator, device=rows.device)
-        held = order[: max(1, int(held_out * len(rows)))] if patience and len(rows) > 1 else order[:0]
-        train = order[len(held) :]
-        steps = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        descent = steps[optimiser](list(learnt.values()), lr=learning_rate, fused=True)
-        history: dict[str, list[float]] = {"elbo": [], "held_out": []}
-        best = _Best(patience)
+        cavity = Cavity.of(above)
+        alike = bool((above.info == above.info[:1]).all() & (above.precision == above.precision[:1]).all())
+        base = None if alike else cavity.pooled()
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=values.dtype, device=values.device)
 
-        def elbo(chosen: Tensor, noise: float) -> Tensor:
-            seen = inputs[chosen]
-            potential = self._encode(weights, seen + noise * normal(*seen.shape) if noise else seen)
-            draws = normal(1, len(chosen), self.size)
-            return self._elbo(weights, values[chosen], potential, above[chosen], draws).mean()
+        def elbo(chosen: Tensor, training: bool) -> Tensor:
+            seen = inputs.index_select(0, chosen)
+            potential = self._encode(
+                weights, seen + self.noise * normal(*seen.shape) if training and self.noise else seen
+            )
+            draws, first = normal(1, len(chosen), self.size), 0 if base is None else round(alone * len(chosen))
+            total = self._elbo(weights, seen[first:], potential[first:], cavity[chosen[first:]], draws[:, first:]).sum()
+            if base is not None and first:
+                mine = base * potential[:first]
+                latent, divergence = cavity[chosen[:first]].judge(mine, draws[:, :first])
+                decoded = self._decode(weights, latent)
+                total = total + (self.likelihood.log_prob(decoded, seen[:first], weights)[0] - divergence).sum()
+            return total / len(chosen)
 
-        def held_out_elbo() -> float:
-            with torch.no_grad():
-                return float(elbo(held, 0.0))
-
-        if len(held):
-            best.hopeful(held_out_elbo(), learnt)  # a refit never ends below where it began
-        for epoch in range(epochs):
-            total = torch.zeros((), dtype=values.dtype, device=values.device)
-            for chosen in train[torch.randperm(len(train), generator=generator, device=rows.device)].split(batch):
-                descent.zero_grad(set_to_none=True)
-                value = elbo(chosen, self.noise)
-                (-value).backward()
-                descent.step()
-                total += value.detach() * len(chosen)
-            history["elbo"].append(float(total) / len(train))
-            if not (math.isfinite(history["elbo"][-1]) and all(bool(v.isfinite().all()) for v in learnt.values())):
-                raise MessageError(
-                    f"training diverged in epoch {epoch + 1}: the ELBO is no number",
-                    fix=f"lower fit.learning_rate, now {learning_rate:g}",
-                )
-            if progress:
-                progress(epoch + 1, epochs, f"ELBO {history['elbo'][-1]:.4g}")
-            if len(held):
-                history["held_out"].append(held_out_elbo())
-                if not best.hopeful(history["held_out"][-1], learnt):
-                    break
-        self.weights = {**constants, **(best.weights if len(held) else {n: v.detach() for n, v in learnt.items()})}
-        return FitReport(len(history["elbo"]), history=history)
+        best, report = maximise(
+            elbo,
+            learnt,
+            len(rows),
+            generator=generator,
+            progress=progress,
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            optimiser=optimiser,
+            patience=patience,
+            held_out=held_out,
+        )
+        self.weights = {**constants, **best}
+        return report
 
     def state(self) -> Mapping[str, Tensor]:
         """Return weights and scaling."""
@@ -210,44 +208,36 @@ class VAE:
         return Imagined(self.likelihood.distribution(centre, weights), self.likelihood.distribution(decoded, weights))
 
     def _elbo(
-        self, weights: Mapping[str, Tensor], values: Tensor, potential: Gaussian, above: Gaussian, draws: Tensor
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Tensor,
+        potential: Gaussian,
+        above: Cavity,
+        draws: Tensor,
     ) -> Tensor:
-        """Return the ELBO per row; draws are standard normal, ``(draws, rows, size)``."""
-        if above.diagonal:
-            # KL(q || n) for diagonal q = n m, spelt out: it is half the time of a small network's step otherwise.
-            precision = above.precision + potential.precision
-            mean = (above.info + potential.info) / precision
-            ratio = above.precision / precision
-            gap = above.precision * (mean - above.info / above.precision).square()
-            divergence = (ratio - 1 - ratio.log() + gap).sum(-1) / 2
-            latent = mean + draws * precision.rsqrt()
-        else:
-            q = above * potential
-            latent, divergence = q.shift(draws), q.kl(above)
-        return self.likelihood.log_prob(self._decode(weights, latent), values, weights).mean(0) - divergence
+        """Return the ELBO per row; ``inputs`` are the scaled data, draws standard normal ``(draws, rows, size)``."""
+        latent, divergence = above.meet(potential, draws)
+        decoded = self._decode(weights, latent)
+        return self.likelihood.log_prob(decoded, inputs, weights).mean(0) - divergence
 
     def _encode(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Gaussian:
-        info, raw = _layers(weights, "encoder", inputs, len(self.hidden) + 1).chunk(2, -1)
+        info, raw = layers(weights, "encoder", inputs, len(self.hidden) + 1).chunk(2, -1)
         return Gaussian(info, F.softplus(raw))
 
     def _decode(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
-        return _layers(weights, "decoder", latent, len(self.hidden) + 1)
+        return layers(weights, "decoder", latent, len(self.hidden) + 1)
 
     def _standard(self, like: Gaussian) -> Gaussian:
         rows = len(like.info)
         return Gaussian.standard((), self.size, dtype=like.dtype, device=like.device).expand(rows)
 
     def _initial(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Fit the scaling; draw weights and biases uniformly within 1 / sqrt(inputs), as torch.nn.Linear does."""
+        """Fit the scaling; draw the weights."""
         weights = self.likelihood.fit_scaling(values, self.variance)
         width = self.likelihood.inputs(values[:1], weights).shape[-1]
         out = self.likelihood.outputs(weights)
-        shapes = {"encoder": [width, *self.hidden, 2 * self.size], "decoder": [self.size, *self.hidden[::-1], out]}
-        for net, sizes in shapes.items():
-            for layer, (into, to) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-                for name, shape in (("weight", (to, into)), ("bias", (to,))):
-                    drawn = torch.rand(*shape, generator=generator, dtype=values.dtype, device=values.device)
-                    weights[f"{net}.{layer}.{name}"] = (2 * drawn - 1) / math.sqrt(into)
+        weights |= initial("encoder", [width, *self.hidden, 2 * self.size], values, generator)
+        weights |= initial("decoder", [self.size, *self.hidden[::-1], out], values, generator)
         return weights
 
     def _learnt(self, name: str) -> bool:
@@ -265,27 +255,3 @@ class VAE:
                 "data do not fit the VAE", expected=f"(rows, {width}), as in training", found=str(tuple(values.shape))
             )
         return values
-
-
-class _Best:
-    """The weights with the highest ELBO on held-out rows, and how many epochs ago that was."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience, self.elbo, self.waited = patience, -math.inf, 0
-        self.weights: dict[str, Tensor] = {}
-
-    def hopeful(self, elbo: float, weights: Mapping[str, Tensor]) -> bool:
-        """Take note of an epoch; tell whether a better one may still come."""
-        self.waited += 1
-        if elbo > self.elbo:
-            self.elbo, self.waited = elbo, 0
-            self.weights = {name: value.detach().clone() for name, value in weights.items()}
-        return self.waited < self.patience
-
-
-def _layers(weights: Mapping[str, Tensor], net: str, x: Tensor, layers: int) -> Tensor:
-    """Apply linear layers with rectifiers between them."""
-    for layer in range(layers):
-        x = F.linear(x, weights[f"{net}.{layer}.weight"], weights[f"{net}.{layer}.bias"])
-        x = F.relu(x) if layer < layers - 1 else x
-    return x

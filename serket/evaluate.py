@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from serket.graph import Node
 from serket.messages import Categorical, Family, projected
 from serket.model import Model
 from serket.protocol import Generative, Trainable
-from serket.report.metrics import concept_ari, joined, probe, probe_accuracy, subsets
+from serket.report.metrics import concept_ari, joined, kappa, probe, probe_accuracy, subsets
 
 __all__ = ["evaluate", "integrated"]
 
@@ -32,6 +33,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
       one other view.
     - without labels: ``evidence`` (mean log evidence, nats), ``reconstruction`` (share of a view's variance that is
       explained from itself), ``prediction`` (from all the others), ``contribution`` (nats) and ``conflict``.
+    - ``agreement``: Cohen's kappa between the names that agents of a naming game have, each from its own senses.
 
     Of more than 6 data keys single senses, all but one, and all are measured.
 
@@ -86,6 +88,8 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         if to in imaginable(model):
             _imagine(model, dataset, to, keys, coherence, unlabelled, notes)
         step(f"imagining {to}")
+    if agreement := agreements(model, dataset):
+        unlabelled["agreement"] = agreement
     if coherence:
         coherence["mean"] = float(np.mean(list(coherence.values())))
     seconds = {**model.seconds, "evaluate": time.perf_counter() - start}
@@ -102,7 +106,12 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
 
 
 def integrated(model: Model) -> frozenset[str]:
-    """Return the modules that read data and the composers: what stands before any concept speaks."""
+    """Return the modules that read data and the composers, what stands before any concept speaks; else all.
+
+    Where no latent is shared, concepts are all that connects the senses.
+    """
+    if shared_variable(model) is None:
+        return frozenset(model.graph.nodes)
     return frozenset(n.name for n in model.graph.nodes.values() if n.data is not None or n.kind == "composer")
 
 
@@ -113,11 +122,25 @@ def shared_variable(model: Model) -> str | None:
 
 
 def concept_variable(model: Model) -> str | None:
-    """Return the categorical variable that the last module or composer without data is bound to, or None."""
+    """Return what a ``concept`` port is bound to, or the categorical variable that the last node without data is."""
+    if named := [node.bindings["concept"] for node in model.graph.nodes.values() if "concept" in node.bindings]:
+        return named[-1]
     families = {name: variable.family for name, variable in model.graph.variables.items()}
     nodes = [node for node in model.graph.nodes.values() if node.data is None] or list(model.graph.nodes.values())
     found = [v for node in nodes for v in node.bindings.values() if families[v] == Family.CATEGORICAL]
     return found[-1] if found else None
+
+
+def agreements(model: Model, dataset: Dataset) -> dict[str, float]:
+    """Return Cohen's kappa between agents' names on the test rows, each from its own senses, no name being passed."""
+    found: dict[str, float] = {}
+    for game in (node for node in model.graph.nodes.values() if node.type == "naming_game"):
+        apart = frozenset(model.graph.nodes) - {game.name}
+        result = model.infer(dataset, rows=dataset.test, active=apart)
+        names = {name: cast(Categorical, result[name]).logits.argmax(-1).cpu() for name in game.bindings.values()}
+        for one, other in combinations(names, 2):
+            found[f"{one}~{other}"] = kappa(names[one], names[other])
+    return found
 
 
 def imaginable(model: Model) -> list[str]:

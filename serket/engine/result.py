@@ -29,7 +29,8 @@ class Result(Mapping[str, Message]):
             information gained from it; 0 where it is absent.
         conflict: ``(rows,)``, nats: the least over modules of log p(x_m | rest) - log p(x_m). Near or above 0 the
             senses agree; far below 0 one of them contradicts the rest.
-        log_evidence: ``(rows,)``, nats, or None with the reason in ``reason``.
+        log_evidence: ``(rows,)``, nats, or None with the reason in ``reason``. Where a module joins the rows of a
+            sequence they are increments, log p(row t | rows before t), as far as it goes: their sum is what counts.
         bound: what ``log_evidence`` is of the true one: exact, lower, estimate or none.
         exact: a forest whose modules are all exact, with no projection.
         converged: whether messages stopped changing in every row; always true on a tree of exact modules.

@@ -159,7 +159,8 @@ def pass_messages(
     names = frozenset(modules)
     speaking = names - {silent}
     plan = schedule(graph, names, root=silent)
-    towards = silent if plan.tree else None  # on a tree, only the messages that reach the silent module
+    # On a tree, only the messages that reach the silent module; but a module that joins rows hears all, then answers.
+    towards = silent if plan.tree and not couples_rows({name: modules[name] for name in speaking}) else None
     plan = plan if plan.tree or silent is None else schedule(graph, speaking)
     owners = owners or prior_owners(graph, modules, names)
     exchange = Exchange(graph, modules, owners, row_id=row_id, dtype=dtype, improper=improper)
@@ -187,7 +188,7 @@ def pass_messages(
             exchange.put(step.node, port, message if trust == 1 else message**trust, passing.open_rows, damping)
 
     for step in plan.passes:
-        if towards is None or (step.upward and step.node != towards):
+        if step.node != silent and (towards is None or step.upward):
             call(step)
     passing.iterations = 1
     tilted = any(reply.tilted for reply in passing.replies.values())

@@ -49,8 +49,8 @@ class Schedule:
 def schedule(graph: Graph, active: frozenset[str] | None = None, root: str | None = None) -> Schedule:
     """Order the calls: on a forest collect towards a root and distribute from it, on loops sweep in file order.
 
-    The root of each part is the one given, else its first module without data, else its first module, so that costly
-    encoders are leaves.
+    The root of each part is its module of the time plate, which has to hear all rows before it answers any; else the
+    one given, else its first module without data, else its first module, so that costly encoders are leaves.
     """
     nodes = [node for node in graph.nodes.values() if active is None or node.name in active]
     sweep = tuple(Step(node.name, tuple(node.ports)) for node in nodes)
@@ -63,9 +63,8 @@ def schedule(graph: Graph, active: frozenset[str] | None = None, root: str | Non
         here = [node for node in nodes if ("node", node.name) in part]
         if not here:
             continue
-        top = min(
-            here, key=lambda node: (node.name != root, node.data is not None)
-        )  # min keeps file order among equals
+        # min keeps file order among equals
+        top = min(here, key=lambda node: (not node.couples_rows, node.name != root, node.data is not None))
         depth = nx.single_source_shortest_path_length(network, ("node", top.name))
         upward: list[Step] = []
         for node in sorted(here, key=lambda node: depth["node", node.name]):

@@ -132,6 +132,9 @@ def _about_cycles(graph: Graph) -> list[str]:
         nodes, variables = (", ".join(n for kind, n in cycle if kind == wanted) for wanted in ("node", "variable"))
         found.append(f"cycle through {nodes}, by way of {variables}: messages go round until they settle, and beliefs "
                      "are approximate")  # fmt: skip
+    for together in graph.woven():
+        found.append(f"cycle through {', '.join(together)}, by way of rows that both join over time: messages go round "
+                     "until they settle, and beliefs are approximate")  # fmt: skip
     return found
 
 

@@ -66,6 +66,11 @@ class Node:
     feedback: bool = True
     where: str | None = field(default=None, compare=False)
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether it is of the time plate, and answers the rows of a sequence together."""
+        return getattr(self.cls, "plate", "row") == "time"
+
     def build(self) -> Module:
         """Make the module, untrained; raises like :func:`instance`."""
         return instance(self.cls, self.ports, self.options, f"{self.kind}s.{self.name}", self.where)
@@ -129,9 +134,15 @@ class Graph:
         return network
 
     def is_tree(self, active: frozenset[str] | None = None) -> bool:
-        """Tell whether the graph has no cycle (a forest counts)."""
+        """Tell whether the graph has no cycle (a forest counts), its sequences unrolled."""
         network = self.network(active)
-        return network.number_of_edges() == 0 or bool(nx.is_forest(network))
+        return network.number_of_edges() == 0 or (bool(nx.is_forest(network)) and not self.woven(active))
+
+    def woven(self, active: frozenset[str] | None = None) -> list[list[str]]:
+        """Return nodes of the time plate, two or more, that are connected: rows joined twice over are a cycle."""
+        time = [name for name, node in self.nodes.items() if node.couples_rows]
+        parts = nx.connected_components(self.network(active)) if len(time) > 1 else ()
+        return [here for part in parts if len(here := [name for name in time if ("node", name) in part]) > 1]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from serket.errors import DataError
 
-__all__ = ["concept_ari", "joined", "probe", "probe_accuracy", "subsets"]
+__all__ = ["concept_ari", "joined", "kappa", "probe", "probe_accuracy", "subsets"]
 
 
 def subsets(keys: Iterable[str], most: int | None = None) -> list[tuple[str, ...]]:
@@ -62,3 +62,10 @@ def concept_ari(labels: ArrayLike, assignments: ArrayLike) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(np.asarray(labels), np.asarray(assignments)))
+
+
+def kappa(one: ArrayLike, other: ArrayLike) -> float:
+    """Return Cohen's kappa (1960) of two namings ``(rows,)``: 1 equal, 0 chance; labels are names, and not permuted."""
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(np.asarray(one), np.asarray(other)))

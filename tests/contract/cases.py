@@ -14,6 +14,7 @@ from serket.registry import hypotheses, lookup
 ROWS = 6
 FIT_ROWS = 48
 ABSENT = (1, 4)  # rows without data, wherever a module reads data
+PLACES = (0, 0, 0, 1, 2, 2)  # sequences of three rows, one and two, for modules of the time plate
 
 
 def generator(seed):
@@ -32,9 +33,22 @@ class Case:
     data: Callable | None = None
     fit_options: Mapping[str, Any] = field(default_factory=dict)
     full: bool = False
+    deterministic: bool = False  # its fit, whatever the seed
 
     def __str__(self):
         return f"{self.type}-{self.kind}-{self.name}"
+
+    @property
+    def time(self):
+        return getattr(lookup(self.type, self.kind), "plate", "row") == "time"
+
+    def sequence(self, rows=ROWS):
+        return torch.tensor([PLACES[row % 6] - 3 * (row // 6) for row in range(rows)]) if self.time else None
+
+    @property
+    def groups(self):
+        """Rows that are answered together."""
+        return [slice(0, 3), slice(3, 4), slice(4, 6)] if self.time else [slice(row, row + 1) for row in range(ROWS)]
 
     @property
     def categories(self):
@@ -82,10 +96,10 @@ class Case:
         """Random data with some rows absent, NaN planted there; row ids that are not the row numbers."""
         ids = 1000 + 7 * torch.arange(rows)
         if self.data is None:
-            return Evidence(ids, None, torch.zeros(rows, dtype=torch.bool))
+            return Evidence(ids, None, torch.zeros(rows, dtype=torch.bool), self.sequence(rows))
         values = self.values(seed, rows).to(dtype)
         values[list(absent)] = torch.nan
-        return Evidence.of(values, row_id=ids)
+        return Evidence.of(values, row_id=ids, sequence=self.sequence(rows))
 
     def inbox(self, seed, rows=ROWS, dtype=torch.float64):
         """Random proper messages."""
@@ -152,7 +166,7 @@ def bags(g, rows):
 
 def _offers(values):
     """Four places a row on (-1, 1), and log-weights of which the last is empty."""
-    places = torch.sin(values[:, :1] * torch.arange(1, 5, dtype=values.dtype) + values[:, 1:2])
+    places = torch.sin(values[:, :1] * torch.arange(1, 5, dtype=values.dtype, device=values.device) + values[:, 1:2])
     return places, torch.cos(3 * places + values[:, 1:2]).index_fill(
         1, torch.tensor([3], device=values.device), -torch.inf
     )
@@ -191,6 +205,7 @@ MIXTURE = {"options": {"draws": 4}, "fit_options": {"sweeps": 16, "restarts": 2}
 MIXED = {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(4, Family.DIRICHLET),
          "views[2]": child(2, CATEGORY)}  # fmt: skip
 TOGETHER = {"fit_options": {"starts": 3, "iterations": 4}}
+COARSE = {"draws": 4, "points": 128}
 NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 
@@ -218,6 +233,7 @@ CASES = [
     Case("module", "vae", "bernoulli", {"latent": parent(2)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF),
     Case("module", "vae", "categorical", {"latent": parent(2)}, {**NETWORK, "likelihood": "categorical"}, whole(2, 3),
          BRIEF),
+    Case("module", "bag", "data", {"symbols": parent(4, Family.DIRICHLET)}, data=bags),
     Case("module", "classifier", "label", {"latent": parent(2), "label": child(3, CATEGORY)}, full=True,
          fit_options={"epochs": 5}),
     Case("module", "classifier", "hidden", {"latent": parent(3), "label": child(3, CATEGORY)}, {"hidden": [5]},
@@ -227,6 +243,9 @@ CASES = [
          {"epochs": 5}),
     Case("module", "classifier", "gaussian", {"latent": parent(3)}, {"targets": "gaussian", "hidden": [4]}, normal(2),
          {"epochs": 5}, full=True),
+    Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
+    Case("module", "count_vae", "bernoulli", {"words": parent(4, Family.DIRICHLET)},
+         {**NETWORK, "likelihood": "bernoulli", "tokens": 3.0}, whole(4, 2), BRIEF),
     Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),
@@ -237,6 +256,16 @@ CASES = [
          {"draws": 4}, fit_options={**MIXTURE["fit_options"], "method": "collapsed"}),
     Case("module", "gmm", "tilted", {"component": parent(3, CATEGORY), "observation": child(2)},
          {"draws": 4, "downward": "tilted"}, fit_options=MIXTURE["fit_options"]),
+    Case("module", "gmm", "particles", {"component": parent(3, CATEGORY), "observation": child(2)},
+         {"draws": 4, "downward": "particles", "particles": 8}, fit_options=MIXTURE["fit_options"]),
+    Case("module", "mlda", "data", {"category": parent(2, CATEGORY)}, COARSE, bags, MIXTURE["fit_options"]),
+    Case("module", "mlda", "splits", {"category": parent(2, CATEGORY), "words[0]": child(3, Family.DIRICHLET)},
+         {**COARSE, "splits": [2, 2], "topics": 3}, bags, MIXTURE["fit_options"]),
+    Case("module", "mlda", "words", {"category": parent(2, CATEGORY), "words[0]": child(3, Family.DIRICHLET),
+         "words[1]": child(4, Family.DIRICHLET), "categories[0]": child(3, CATEGORY)}, COARSE, None,
+         MIXTURE["fit_options"]),
+    Case("module", "mlda", "views", {"category": parent(3, CATEGORY),
+         "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
     Case("module", "multinomial_mixture", "data", {"category": parent(3, CATEGORY)}, data=bags, **MIXTURE),
     Case("module", "multinomial_mixture", "words", {"category": parent(3, CATEGORY), "words": child(4, Family.DIRICHLET)},
          **MIXTURE),
@@ -244,11 +273,20 @@ CASES = [
          "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
     Case("module", "multinomial_mixture", "views-only", {"category": parent(3, CATEGORY),
          "categories[0]": child(2, CATEGORY), "categories[1]": child(3, CATEGORY)}, **MIXTURE),
+    Case("module", "hmm", "data", {"state": child(3, CATEGORY)}, data=clumps, fit_options={"restarts": 2, "sweeps": 20},
+         deterministic=True),
+    Case("module", "markov", "baum-welch", {"state": child(3, CATEGORY)}, deterministic=True),
+    Case("module", "markov", "gibbs", {"state": child(3, CATEGORY)}, {"draws": 4},
+         fit_options={"method": "gibbs", "sweeps": 16}),
+    Case("module", "pool", "categorical", {"episode": parent(3, CATEGORY), "frames": child(3, CATEGORY)}),
+    Case("module", "pool", "gaussian", {"episode": parent(2), "frames": child(2)}, full=True),
+    Case("module", "broadcast", "categorical", {"episode": child(3, CATEGORY), "frames": parent(3, CATEGORY)}),
+    Case("module", "broadcast", "gaussian", {"episode": child(2), "frames": parent(2)}),
     Case("composer", "product", "plain", EQUAL),
     Case("composer", "product", "trust", EQUAL, {"trust": [0.5, 1.0]}, full=True),
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
-    Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}),
-    Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True),
+    Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}, deterministic=True),
+    Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True, deterministic=True),
     Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
     Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
          full=True, **TOGETHER),
@@ -264,6 +302,6 @@ CASES = [
 TRAINABLE = [
     case
     for case in CASES
-    if case.type in ("classifier", "vae", "gmm", "multinomial_mixture")
+    if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
 ]

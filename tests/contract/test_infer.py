@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from serket.engine.exchange import check_reply
+from serket.errors import DataError
 from serket.messages import Gaussian, Particles
 from serket.protocol import Evidence, Generative, Role, Trainable, extrinsic, traits
 from serket.registry import lookup
@@ -14,6 +15,7 @@ from tests.contract.cases import ABSENT, CASES, ROWS, generator, nothing
 
 every = pytest.mark.parametrize("case", CASES, ids=str)
 readers = pytest.mark.parametrize("case", [case for case in CASES if case.data], ids=str)
+coupled = pytest.mark.parametrize("case", [case for case in CASES if case.time], ids=str)
 between = pytest.mark.parametrize(
     "case",
     [case for case in CASES if any(port.role == Role.CHILD for port in case.ports.values())
@@ -60,35 +62,41 @@ def differ(a, b):
 
 @every
 def test_echo(case):
+    """Of the time plate: a row's reply does not depend on its own inbox; on its neighbours' it does."""
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     first = spoken(case, module, inbox, evidence)
     tilted = case.infer(module, inbox, evidence).tilted
     assert tilted <= set(case.ports)
     for port in case.ports:
         changes = []
-        for other in (case.inbox(2)[port], case.inbox(3)[port] ** 5.0):
-            changed = {**inbox, port: other}
-            assert case.infer(module, changed, evidence).tilted == tilted
-            changes.append(differ(first[port], spoken(case, module, changed, evidence)[port]))
+        everyone = torch.ones(ROWS, dtype=torch.bool)
+        for rows in torch.eye(ROWS, dtype=torch.bool) if case.time else everyone[None]:
+            for other in (case.inbox(2)[port], case.inbox(3)[port] ** 5.0):
+                changed = {**inbox, port: other.where(rows, inbox[port])}
+                assert case.infer(module, changed, evidence).tilted == tilted
+                after = spoken(case, module, changed, evidence)[port]
+                changes.append(differ(first[port][rows], after[rows]))
         # A port that is declared tilted has to be: the declaration costs sweeps and exactness.
         assert min(changes) > 1e-6 if port in tilted else max(changes) < 1e-12, (port, changes)
 
 
 @readers
 def test_a_row_without_data_is_the_same_as_no_data_at_all(case):
+    """Of the time plate: a sequence without data."""
     module, inbox = case.fitted(), case.inbox(1)
-    planted = case.evidence(0)
-    bare = Evidence(planted.row_id, None, torch.zeros(ROWS, dtype=torch.bool))
+    absent, others, apart = ((4, 5), [0, 2, 3], [3]) if case.time else (ABSENT, [0, 2, 3, 5], [2, 3, 5])
+    planted = case.evidence(0, absent=absent)
+    bare = planted.silent()
     some, none = case.infer(module, inbox, planted), case.infer(module, inbox, bare)
-    same_bits(some, none, rows=list(ABSENT))
+    same_bits(some, none, rows=list(absent))
     everywhere = case.evidence(0, absent=range(ROWS))
     same_bits(case.infer(module, inbox, everywhere), none)
     # Another pattern of NaN, the observed values as before: the rows that both observe do not move.
-    more = case.evidence(0, absent=(*ABSENT, 0))
-    same_bits(case.infer(module, inbox, more), some, rows=[2, 3, 5])
+    more = case.evidence(0, absent=(*absent, 0))
+    same_bits(case.infer(module, inbox, more), some, rows=apart)
     # And data do something: or a module that is deaf would pass.
     heard = spoken(case, module, inbox, planted)
-    assert not any(bool(heard[port].is_vacuous()[[0, 2, 3, 5]].any()) for port in case.ports)
+    assert not any(bool(heard[port].is_vacuous()[others].any()) for port in case.ports)
 
 
 @every
@@ -97,7 +105,8 @@ def test_nothing_in_nothing_out(case):
     silence = {name: nothing(port, ROWS) for name, port in case.ports.items()}
     informed = case.inbox(1)
     above = {name: informed[name] if port.role == Role.PARENT else silence[name] for name, port in case.ports.items()}
-    for inbox in (silence, above):  # what parents say of each other does not come back, either
+    # What parents say of each other does not come back, either; but an equality of parents is no distribution.
+    for inbox in (silence,) if case.type == "broadcast" else (silence, above):
         reply = case.infer(module, inbox, evidence)
         check_reply(str(case), module, reply, frozenset(case.ports), ROWS)
         for name, one in extrinsic(reply, inbox, traits(module).own_prior).items():
@@ -107,12 +116,16 @@ def test_nothing_in_nothing_out(case):
                 if isinstance(one, Gaussian):
                     one = one * type(one).standard((), one.size, dtype=one.dtype).expand(ROWS) ** 1e-9
                 assert bool(one.is_semidefinite().all()), name
-    # The prior on child ports: proper, and the same in every row that hears the same.
+    # The prior on child ports: proper, and the same in every row (of the time plate, sequence) that hears the same.
+    if case.time:
+        evidence = replace(evidence, sequence=torch.tensor([0, 0, 0, 1, 1, 1]))
+    again = torch.arange(ROWS) % 3 if case.time else slice(1)
     alike = {name: one[:1].expand(ROWS) for name, one in above.items()}
     for name, one in case.infer(module, alike, evidence).messages.items():
         if case.ports[name].role == Role.CHILD:
             assert bool(one.is_proper().all()) and not bool(one.is_vacuous().any()), name
-            assert differ(one, one[:1].expand(ROWS)) < 1e-12, name
+            # Points are drawn row by row.
+            assert isinstance(one, Particles) or differ(one, one[again].expand(ROWS)) < 1e-12, name
 
 
 @between
@@ -126,17 +139,45 @@ def test_information_passes_through_without_evidence(case):
             assert differ(before[told], after[told]) > 1e-6, f"{heard} -> {told}"
 
 
+@coupled
+def test_rows_hear_their_sequence_and_no_other(case):
+    module, evidence, inbox = case.fitted(), case.evidence(0).nothing(), case.inbox(1)
+    before = tensors(case.infer(module, inbox, evidence))
+    for changed, neighbours in ((0, [1, 2]), (2, [0, 1])):
+        row = torch.arange(ROWS) == changed
+        turned = {name: case.inbox(2)[name].where(row, one) for name, one in inbox.items()}
+        after = tensors(case.infer(module, turned, evidence))
+        messages = [name for name in before if name != "log_evidence"]
+        for neighbour in neighbours:  # a row without data hears them, too
+            assert max(float((before[n] - after[n])[neighbour].abs().max()) for n in messages) > 1e-6, neighbour
+        assert all(torch.equal(before[name][3:], after[name][3:]) for name in before)
+    again = tensors(case.infer(module, inbox, replace(evidence, sequence=evidence.sequence * 7 + 100)))
+    assert all(torch.equal(before[name], again[name]) for name in before), "ids are names"
+    joined = tensors(case.infer(module, inbox, replace(evidence, sequence=None)))
+    together = tensors(case.infer(module, inbox, replace(evidence, sequence=torch.zeros(ROWS, dtype=torch.int64))))
+    assert all(torch.equal(joined[name], together[name]) for name in before), "without ids all rows are one sequence"
+
+
+@coupled
+def test_rows_of_a_sequence_that_are_apart_are_refused(case):
+    module, inbox = case.fitted(), case.inbox(1)
+    evidence = replace(case.evidence(0), sequence=torch.tensor([0, 1, 0, 1, 2, 2]))
+    with pytest.raises(DataError) as caught:
+        case.infer(module, inbox, evidence)
+    assert "sequences 0, 1" in str(caught.value) and caught.value.fix
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @every
 def test_a_batch_is_its_rows(case, dtype):
+    """Of the time plate: its sequences."""
     module, evidence, inbox = case.fitted(), case.evidence(0, dtype=dtype), case.inbox(1, dtype=dtype)
     if case.type != "product" or not case.options:  # a product of liars needs a reference
         silent = torch.arange(ROWS) != 3
         inbox = {name: one.mask(silent) for name, one in inbox.items()}
     together = case.infer(module, inbox, evidence)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    for row in range(ROWS):
-        one = slice(row, row + 1)
+    for one in case.groups:
         alone = case.infer(module, {name: m[one] for name, m in inbox.items()}, evidence[one])
         for name, values in tensors(alone).items():
             whole = tensors(together)[name]
@@ -233,7 +274,8 @@ def test_replies_stay_on_their_device(case):
     module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
     there = {n: type(m)(**{k: v.cuda() for k, v in m.tensors().items()}) for n, m in inbox.items()}
     values = None if evidence.values is None else evidence.values.cuda()
-    moved = Evidence(evidence.row_id.cuda(), values, evidence.observed.cuda())
+    sequence = None if evidence.sequence is None else evidence.sequence.cuda()
+    moved = Evidence(evidence.row_id.cuda(), values, evidence.observed.cuda(), sequence)
     if isinstance(module, Trainable):
         module.load({name: value.cuda() for name, value in module.state().items()})
     on_gpu = module.infer(there, moved, generator=torch.Generator("cuda").manual_seed(0))

@@ -166,6 +166,28 @@ def test_two_lists_at_one_variable_are_refused_by_name_but_where_one_is_absent()
     torch.testing.assert_close(one["x"].mean(), other["x"].mean(), rtol=0, atol=0)
 
 
+class Knows(Offers):
+    """Sends the first of its points as certain."""
+
+    def infer(self, inbox, evidence, *, generator, ports=None):
+        message = Point.of(self.points[: len(evidence), 0], evidence.present)
+        told = (message * inbox["given[0]"]).log_z()
+        return Reply({"given[0]": message} if ports else {}, log_evidence=told, bound="exact")
+
+
+def test_certain_values_stand_in_beliefs_and_contradict_each_other_by_name():
+    modules = {**TREE["modules"], "again": TREE["modules"]["offers"]}
+    graph, built, evidence = problem({**TREE, "modules": modules}, absent=[2], offers=Knows(), again=Knows())
+    result = run(graph, built, evidence)
+    assert torch.equal(result["x"].mean(), POINTS[:, 0]) and bool(result.contribution.isfinite().all())
+    assert bool(result["y"].variance().isfinite().all()) and bool(result.conflict.isfinite().all())
+    built["again"] = Knows(POINTS + torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=F64)[:, None, None])
+    with pytest.raises(
+        MessageError, match=r"offers.given\[0\] and again.given\[0\] at 'x': rows 3: two certain values"
+    ):
+        run(graph, built, evidence)
+
+
 def test_impossible_points_are_dropped_and_counted():
     weights = WEIGHTS.clone()
     weights[1] = -math.inf

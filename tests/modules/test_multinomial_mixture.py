@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.messages import Categorical, Dirichlet, Family
 from serket.modules import multinomial
-from serket.modules.counts import projected
+from serket.modules.counts import matched
 from serket.modules.multinomial import Heard, Prior, Profiles
 from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.protocol import Evidence, Port, Role
@@ -337,7 +337,7 @@ def test_data_are_heard_with_their_coefficient_and_predicted_by_the_same_density
 
 def test_parts_that_agree_are_a_certain_and_proper_message():
     phi = torch.tensor([[0.999999, 1e-6, 0.0], [0.999999, 1e-6, 0.0]])
-    sure = projected(torch.tensor([[0.5, 0.5]]), phi, phi.square().sum(-1))
+    sure = matched(phi.mean(0, keepdim=True), phi.square().sum(-1)[:1])
     assert bool(sure.is_proper().all()) and float(sure.concentration.sum()) > 1e3
 
 
@@ -420,19 +420,20 @@ def test_weights_are_learnt_only_if_owned():
     assert bool(fitted(counts, owned=frozenset())[0].own_prior["category"].is_vacuous())
 
 
-def test_tempered_counts_count_for_so_many_tokens_and_have_no_evidence():
+def test_counts_are_read_as_so_many_tokens():
     counts, truth = documents(6)
     plain = build(4, tokens=20.0)
     module, labels = fitted(counts, module=plain)
     assert adjusted_rand_score(truth, labels) > 0.9
     reply = module.infer(flat(200, 4), Evidence.of(counts), generator=generator())
-    assert reply.bound == "none" and reply.log_evidence is None and "20 tokens" in module.note
+    assert reply.bound == "estimate"
     scaled = counts * 20 / counts.sum(-1, keepdim=True)
     other = build(4)
     other.load(module.state())
     full = other.infer(flat(200, 4), Evidence.of(scaled.double()), generator=generator())
     a, b = (one.messages["category"].log_probs() for one in (reply, full))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reply.log_evidence, full.log_evidence, rtol=1e-4, atol=1e-4)
 
 
 def test_empty_documents_are_vacuous_and_teach_nothing():

@@ -6,14 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serket.data.generate.corners import corners
+from serket.data.generate.counting import counting
+from serket.data.generate.episodes import episodes, landmarks
+from serket.data.generate.fruit import fruit
 from serket.data.generate.keypad import keypad
+from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
+from serket.data.generate.objects import objects
 
 __all__ = ["GENERATED"]
 
 GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "corners": corners,
+    "counting": counting,
     "digits_named": digits_named,
+    "episodes": episodes,
+    "fruit": fruit,
     "keypad": keypad,
+    "landmarks": landmarks,
+    "lawn": lawn,
+    "objects": objects,
 }
 """By the name that ``data:`` and ``--data`` take."""

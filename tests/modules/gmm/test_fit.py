@@ -24,13 +24,26 @@ from tests.modules.gmm.toys import (
     vacuous,
 )
 
+METHODS = pytest.mark.parametrize("method", ["blocked", "collapsed"])
 
+
+@METHODS
 @pytest.mark.parametrize("form", ["points", "messages"])
 @pytest.mark.parametrize("seed", range(5))
-def test_separated_clusters_are_recovered(form, seed):
+def test_separated_clusters_are_recovered(form, seed, method):
     points, truth = clusters(seed)
-    _, labels = fitted(points, seed, form)
+    _, labels = fitted(points, seed, form, method=method)
     assert adjusted_rand_score(truth, labels) > 0.95
+
+
+@METHODS
+def test_chains_may_start_from_a_part_of_the_rows(monkeypatch, method):
+    monkeypatch.setattr(chains, "_ENOUGH", 60)
+    points, truth = clusters(0)
+    points[::9] = math.nan
+    _, labels = fitted(points, 0, method=method)
+    here = torch.arange(200) % 9 > 0
+    assert adjusted_rand_score(truth[here], labels[here]) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -43,11 +56,14 @@ def test_empty_clusters_come_back(monkeypatch, seed, size):
     assert adjusted_rand_score(truth, labels) > 0.95
 
 
-def test_the_same_seed_gives_the_same_bytes():
+@METHODS
+@pytest.mark.parametrize("form", ["points", "messages"])
+def test_the_same_seed_gives_the_same_bytes(method, form):
     points, _ = clusters(0)
-    one, other = fitted(points, 3)[0].state(), fitted(points, 3)[0].state()
+    options = {"form": form, "method": method, "split_merge": 1}
+    one, other = fitted(points, 3, **options)[0].state(), fitted(points, 3, **options)[0].state()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(one["means"], fitted(points, 4)[0].state()["means"])
+    assert not torch.equal(one["means"], fitted(points, 4, **options)[0].state()["means"])
 
 
 @pytest.mark.parametrize("form", ["points", "messages"])
@@ -70,30 +86,35 @@ def test_state_round_trip_is_bit_equal(form, dtype):
             assert torch.equal(values, b.messages[name].tensors()[key])
 
 
+@METHODS
 @pytest.mark.parametrize("form", ["points", "messages"])
-def test_a_warm_start_keeps_labels_and_a_restart_does_not_depend_on_it(form):
+def test_a_warm_start_keeps_labels_and_a_restart_does_not_depend_on_it(form, method):
     points, _ = clusters(1)
-    module, before = fitted(points, 0, form)
-    _, after = fitted(points + 0.3, 7, form, module=module)
+    module, before = fitted(points, 0, form, method=method)
+    _, after = fitted(points + 0.3, 7, form, module=module, method=method)
+    assert float((before == after).double().mean()) > 0.98
+    other = "collapsed" if method == "blocked" else "blocked"
+    _, after = fitted(points, 8, form, module=module, method=other, split_merge=1)  # one method goes on from another
     assert float((before == after).double().mean()) > 0.98
     with pytest.raises(ShapeError):
         fitted(torch.cat([points, points], 1), 0, module=fitted(points, 0)[0])
     fitted(points.float(), 0, form, module=module)  # a refit may come in another precision
     assert module.state()["means"].dtype == torch.float32
-    _, again = fitted(points, 11, form, module=module, restart=True)
-    _, first = fitted(points, 11, form)
+    _, again = fitted(points, 11, form, module=module, method=method, restart=True)
+    _, first = fitted(points, 11, form, method=method)
     assert torch.equal(again, first)
 
 
+@METHODS
 @pytest.mark.parametrize("warm", [False, True])
-def test_labels_follow_an_informative_message(warm):
+def test_labels_follow_an_informative_message(warm, method):
     points, truth = clusters(1)
     module = fitted(points, 0)[0] if warm else None
     names = torch.tensor([2, 0, 3, 1])[truth]
     says = torch.nn.functional.one_hot(names, 4).double() * 2.0
     says[torch.arange(200) % 8 < 4] = 0.0  # half of the rows of every cluster say nothing
     for owned in (OWN, frozenset()):
-        _, labels = fitted(points, 5, bias=Categorical(says), owned=owned, module=module)
+        _, labels = fitted(points, 5, bias=Categorical(says), owned=owned, module=module, method=method)
         assert float((labels == names).double().mean()) > 0.98
 
 
@@ -109,16 +130,17 @@ def test_draws_are_aligned_and_weights_are_learnt_only_if_owned():
     assert bool(module.own_prior["component"].is_vacuous())
 
 
-def test_missing_rows_do_not_matter():
+@METHODS
+def test_missing_rows_do_not_matter(method):
     points, truth = clusters(3)
     hole = torch.cat([points, torch.full((50, 2), math.nan, dtype=points.dtype)])
-    one, _ = fitted(points, 0)
-    other, labels = fitted(hole, 0)
+    one, _ = fitted(points, 0, method=method)
+    other, labels = fitted(hole, 0, method=method)
     assert all(torch.equal(one.state()[name], other.state()[name]) for name in one.state())
     # ... unless another module knows their class: then they count for the weights, and for nothing else.
     says = torch.zeros(250, 4, dtype=torch.float64)
     says[200:, 1] = 20.0
-    module, _ = fitted(hole, 0, bias=Categorical(says))
+    module, _ = fitted(hole, 0, bias=Categorical(says), method=method)
     assert float(module.own_prior["component"].probs[1]) > 0.3
 
 
@@ -176,35 +198,42 @@ def test_options_carry_their_bounds(tmp_path):
             load_graph(path)
 
 
-def test_odd_data_are_taken_or_refused():
+@METHODS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_odd_data_are_taken(method, dtype):
+    """Constant and tiny and huge columns, as many rows as components, one component, equal rows."""
+    points, truth = clusters(0, dtype=dtype)
+    other = clusters(1, dtype=dtype)[0]  # the same clusters, by another sensor
+    columns = [points, torch.full((200, 1), 3.1), 1e-12 * other[:, :1], 1e12 * other[:, 1:]]
+    _, labels = fitted(torch.cat([column.to(dtype) for column in columns], 1), 0, method=method)
+    assert adjusted_rand_score(truth, labels) > 0.95
+    for few, components in ((points[:4], 4), (points, 1), (points[:2], 1), (points[:8:4].repeat(40, 1), 4)):
+        module, _ = fitted(few, 0, components=components, method=method, sweeps=20, module=build(components))
+        assert all(bool(values.isfinite().all()) for values in module.state().values())
+
+
+@METHODS
+def test_what_cannot_be_fitted_is_refused(method):
     points, _ = clusters(0)
-    constant = torch.cat([points, torch.full((200, 1), 3.0).double()], 1)
-    _, labels = fitted(constant, 0)
-    assert adjusted_rand_score(clusters(0)[1], labels) > 0.95
-    fitted(points[:4], 0, sweeps=20)
-    fitted(points, 0, components=1, sweeps=20)
-    for wrong, error in (
-        (torch.ones(20, 2).double(), DataError),
-        (points[:3], DataError),
-        (points[:1], DataError),
-        (torch.full_like(points, math.nan), DataError),
-    ):
-        with pytest.raises(error):
-            fitted(wrong, 0)
+    for wrong in (torch.ones(20, 2).double(), points[:3], points[:1], torch.full_like(points, math.nan)):
+        with pytest.raises(DataError):
+            fitted(wrong, 0, method=method)
     with pytest.raises(DataError):
         build(4, 2).fit(
             Evidence.none(9),
             {"component": vacuous(9, 4), "observation": Gaussian.vacuous((9,), 2)},
             generator=generator(),
+            method=method,
         )
 
 
 def test_mistakes_are_named():
     points, _ = clusters(0)
-    for options in ({"alpha": 0.0}, {"draws": 0}, {"scatter": -1.0}, {"kappa": math.nan}):
+    wrong = {"weights": "sticks"}, {"downward": "up"}, {"particles": 0}
+    for options in ({"alpha": 0.0}, {"draws": 0}, {"scatter": -1.0}, {"kappa": math.nan}, *wrong):
         with pytest.raises(GraphError, match=next(iter(options))):
             build(4, **options)
-    for options in ({"sweeps": 0}, {"sweeps": 10}, {"restarts": 0}):
+    for options in ({"sweeps": 0}, {"sweeps": 10}, {"restarts": 0}, {"method": "fast"}):
         with pytest.raises(GraphError, match=next(iter(options))):
             fitted(points, 0, **options)
     module = build(4)

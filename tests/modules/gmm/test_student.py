@@ -69,16 +69,19 @@ def test_components_equal_closed_forms():
     assert largest_error() < 1e-9
 
 
+MISTAKES = {
+    "wrong sign of the downdate": ("(factor[i, j] - s * v[i]) / c", "(factor[i, j] + s * v[i]) / c"),
+    "own row left in the scatter": ("rest = max(1 - a * q, 1e-300)", "rest = 1.0"),
+    "a square used as a root": ("math.sqrt(kappa / (kappa + 1))", "kappa / (kappa + 1)"),
+    "stale mean": ("bank.mean[k, i] += gap / (kappa + 1)", "pass"),
+    "prior dropped": ("kappa = t.kappa + n\n", "kappa = 1.0 * n\n"),
+}
+
+
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("(factor[i, j] - s * v[i]) / c", "(factor[i, j] + s * v[i]) / c"),  # wrong sign of the downdate
-        ("math.sqrt(kappa / (kappa + 1))", "kappa / (kappa + 1)"),  # a square used as a root
-        ("bank.mean[k, i] += gap / (kappa + 1)", "pass"),  # stale mean
-        ("kappa = t.kappa + n\n", "kappa = 1.0 * n\n"),  # prior dropped
-        ("rest = max(1 - a * q, 1e-300)", "rest = 1.0"),  # own row not left out of the scatter
-    ],
+    "mistake", [*list(MISTAKES)[:2], *(pytest.param(each, marks=pytest.mark.stat) for each in list(MISTAKES)[2:])]
 )
-def test_planted_mistakes_are_caught(monkeypatch, old, new):
-    plant(monkeypatch, "student", old, new)
+def test_planted_mistakes_are_caught(monkeypatch, mistake):
+    """Each takes seconds to compile: two of them here, the others in the long form."""
+    plant(monkeypatch, "student", *MISTAKES[mistake])
     assert largest_error() > 1e-3
