@@ -107,8 +107,27 @@ class Markov:
         layout = Layout.of(evidence[rows])
         messages = layout.packed(cast(Categorical, inbox["state"][rows]).log_probs().double())
         chain = self._start(messages, restart)
-        learn = self._sampled if method == "gibbs" else self._maximised
-        self._kept, history = learn(chain, messages, layout.steps, generator, sweeps, tolerance, progress)
+        history: list[float] = []
+        kept, stride, objective = [chain], (sweeps - sweeps // 2) // self.draws, -torch.inf
+        for step in range(1, sweeps + 1):
+            if method == "gibbs":
+                chain, _, evidence_now = sweep(chain, messages, layout.steps, self.alpha, generator)
+            else:
+                first, moves, evidence_now, _ = counted(chain, messages, layout.steps)
+            history.append(float(evidence_now) / len(messages))
+            if progress and step % 10 == 0:
+                progress(step, sweeps, f"log-evidence {history[-1]:.3f} a row")
+            if method == "gibbs":
+                kept += [chain] if step > sweeps // 2 and (sweeps - step) % stride == 0 else []
+                continue
+            # What cannot fall: the evidence and alpha sum log theta, Dirichlet(alpha) seen through the softmax.
+            now = history[-1] + self.alpha * float(chain.initial.sum() + chain.transitions.sum()) / len(messages)
+            if now - objective < tolerance:
+                break
+            objective = now
+            chain = Chain((first + self.alpha).log().log_softmax(-1), (moves + self.alpha).log().log_softmax(-1))
+        kept = kept[-self.draws :] if method == "gibbs" else [chain]
+        self._kept = Chain(torch.cat([one.initial for one in kept]), torch.cat([one.transitions for one in kept]))
         return FitReport(len(history), len(history) < sweeps or method == "gibbs", {"log_evidence": history})
 
     def infer(
@@ -172,54 +191,6 @@ class Markov:
             return Chain(flat[:, 0], flat)
         kept = self._fitted(messages.device)
         return Chain(log_mean(kept.initial).unsqueeze(0), log_mean(kept.transitions).unsqueeze(0))
-
-    def _maximised(
-        self,
-        chain: Chain,
-        messages: Tensor,
-        steps: tuple[slice, ...],
-        generator: torch.Generator,
-        sweeps: int,
-        tolerance: float,
-        progress: Progress | None,
-    ) -> tuple[Chain, list[float]]:
-        history: list[float] = []
-        objective = -torch.inf
-        for step in range(1, sweeps + 1):
-            first, moves, evidence, _ = counted(chain, messages, steps)
-            history.append(float(evidence) / messages.shape[-2])
-            if progress and step % 10 == 0:
-                progress(step, sweeps, f"log-evidence {history[-1]:.3f} a row")
-            # What cannot fall: the evidence and alpha sum log theta, Dirichlet(alpha) seen through the softmax.
-            now = history[-1] + self.alpha * float(chain.initial.sum() + chain.transitions.sum()) / messages.shape[-2]
-            if now - objective < tolerance:
-                break
-            objective = now
-            chain = Chain((first + self.alpha).log().log_softmax(-1), (moves + self.alpha).log().log_softmax(-1))
-        return chain, history
-
-    def _sampled(
-        self,
-        chain: Chain,
-        messages: Tensor,
-        steps: tuple[slice, ...],
-        generator: torch.Generator,
-        sweeps: int,
-        tolerance: float,
-        progress: Progress | None,
-    ) -> tuple[Chain, list[float]]:
-        history: list[float] = []
-        kept: list[Chain] = []
-        stride = (sweeps - sweeps // 2) // self.draws
-        for step in range(1, sweeps + 1):
-            chain, _, evidence = sweep(chain, messages, steps, self.alpha, generator)
-            history.append(float(evidence) / messages.shape[-2])
-            if step > sweeps // 2 and (sweeps - step) % stride == 0:
-                kept.append(chain)
-            if progress and step % 10 == 0:
-                progress(step, sweeps, f"log-evidence {history[-1]:.3f} a row")
-        kept = kept[-self.draws :]
-        return Chain(torch.cat([one.initial for one in kept]), torch.cat([one.transitions for one in kept])), history
 
 
 def _positive(**options: float) -> None:
