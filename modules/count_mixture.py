@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet, Distribution, Multinomial
 
-from serket.modules.counts import coefficient, polya
+from serket.modules.counts import coefficient
+from serket.modules.polya import Bursts, log_rising
 
 __all__ = ["CountMixture"]
 
@@ -64,7 +65,8 @@ class CountMixture(Distribution):
             if self.concentrations is None:
                 each = counts @ probs.log().mT
             else:
-                each = polya(counts, self.concentrations[m].unsqueeze(-1) * probs)
+                alpha = self.concentrations[m].unsqueeze(-1) * probs
+                each = log_rising(alpha.unsqueeze(0), Bursts.of(counts)).squeeze(0)
             score = score + each + coefficient(counts).unsqueeze(-1)
         return score.logsumexp(-1)
 

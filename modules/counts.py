@@ -13,7 +13,7 @@ from serket.messages import Dirichlet, Message
 from serket.modules.labels import seeds
 from serket.protocol import Evidence
 
-__all__ = ["coefficient", "matched", "polya", "profile_seeds", "read_counts", "tempered"]
+__all__ = ["coefficient", "matched", "profile_seeds", "read_counts", "tempered"]
 
 
 def read_counts(
@@ -98,18 +98,3 @@ def matched(mean: Tensor, square: Tensor) -> Dirichlet:
     spread = (square - alike) / (1 - alike).clamp_min(least)
     total = 1 / spread.clamp(least, 1.0) - 1
     return Dirichlet((total.unsqueeze(-1) * mean).clamp_min(1e-6) - 1)
-
-
-def polya(counts: Tensor, alpha: Tensor) -> Tensor:
-    """Log B(a_j + c_n) / B(a_j), nats, ``(..., N, J)``, of counts ``(N, V)`` under ``(..., J, V)``: no coefficient.
-
-    Only words that occur matter, so the sum runs over the cells of the table that are not zero.
-    """
-    row, word = counts.nonzero().unbind(1)
-    told = counts[row, word].unsqueeze(-1)
-    parameters = alpha.mT[..., word, :]  # (..., cells, J)
-    cells = (parameters + told).lgamma() - parameters.lgamma()
-    shape = (*alpha.shape[:-2], len(counts), alpha.shape[-2])
-    total = torch.zeros(shape, dtype=counts.dtype, device=counts.device).index_add_(-2, row, cells)
-    whole = alpha.sum(-1).unsqueeze(-2)
-    return total + whole.lgamma() - (whole + counts.sum(-1, keepdim=True)).lgamma()

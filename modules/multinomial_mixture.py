@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, cast
 
 import torch
@@ -29,6 +30,8 @@ from serket.modules.multinomial import (
     table_scores,
     word_scores,
 )
+from serket.modules.polya import TYPICAL, Bursts, log_rising
+from serket.modules.polya import sweep as sweep_bursts
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -59,6 +62,8 @@ class MultinomialMixture:
         draws: S, kept draws.
         prior: pseudo-count per word.
         alpha: of the Dirichlet on the weights, per category.
+        overdispersed: words are Dirichlet-multinomial given the category: once a word occurs it occurs again (Madsen et
+            al. 2005). a_kv ~ Gamma(prior, r_k) takes the place of phi; counts that are not whole are drawn for exactly.
         tokens: read a row's counts as at most so many tokens: words come in bursts, and count for less than they are.
             Evidence is that of the counts as they are read: compare no two values of ``tokens`` by it.
 
@@ -80,10 +85,12 @@ class MultinomialMixture:
         prior: Positive = 0.5,
         alpha: Positive = 1.0,
         tokens: Positive | None = None,
+        overdispersed: bool = False,
     ) -> None:
         _positive(draws=draws, prior=prior, alpha=alpha, tokens=1.0 if tokens is None else tokens)
         self.ports = ports
         self.draws, self.prior, self.alpha, self.tokens = draws, prior, alpha, tokens
+        self.overdispersed = overdispersed
         self.components = ports["category"].size or 0
         self.views = [name for name in ports if name.startswith("categories")]
         self._kept: Profiles | None = None
@@ -132,8 +139,9 @@ class MultinomialMixture:
             ShapeError: other words than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
-        if sweeps < 2 * self.draws:
-            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+        least = (4 if self.overdispersed else 2) * self.draws
+        if sweeps < least:
+            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {least}", found=str(sweeps))
         warm = None if restart or self._kept is None else self._kept
         heard = self._hear(evidence, inbox, "category" in owned, warm)
         prior = Prior(self.prior, 1.0, self.alpha)
@@ -143,11 +151,14 @@ class MultinomialMixture:
             profiles = draw_profiles(labels, flat, heard, prior, generator)
         else:
             profiles = warm[-1:].to(heard.bias)
-            labels = label_logits(profiles, heard).argmax(-1)
+            labels = self._logits(profiles, heard).argmax(-1)
         order = matching(labels, reference(heard.bias, labels))
         profiles, labels = profiles.relabel(order), order.argsort(-1).gather(-1, labels)
 
-        burn, stride = sweeps // 2, (sweeps - sweeps // 2) // self.draws
+        burn = sweeps // 2
+        begin = burn + burn // 2 if self.overdispersed else burn
+        stride = (sweeps - begin) // self.draws
+        bursts = Bursts.of(heard.counts) if self.overdispersed else None
         # At first a row weighs as if it held two tokens.
         cold = min(1.0, 2 / float(heard.counts.sum(-1).mean().clamp_min(2)))
         history: list[float] = []
@@ -156,7 +167,10 @@ class MultinomialMixture:
         drawn: list[Tensor] = []
         for step in range(1, sweeps + 1):
             power = 1.0 if warm else cold ** max(0.0, 1 - step / (burn // 2 + 1))
-            profiles, latest, score = sweep(profiles, heard, prior, generator, power)
+            if bursts and (warm or step > burn):
+                profiles, latest, score = sweep_bursts(profiles, heard, bursts, prior, generator)
+            else:
+                profiles, latest, score = sweep(profiles, heard, prior, generator, power)
             if step <= burn // 2 and warm is None:
                 profiles = revived(profiles, latest, heard, generator)
             history.append(float(score.max()) / len(heard.bias))
@@ -164,7 +178,9 @@ class MultinomialMixture:
             if step == burn:
                 best = total.argmax().reshape(1)
                 profiles, labels = profiles[best], labels[best]
-            if step > burn and (sweeps - step) % stride == 0:
+                if bursts and not warm:
+                    profiles = replace(profiles, words=profiles.words + math.log(TYPICAL))
+            if step > begin and (sweeps - step) % stride == 0:
                 kept.append(profiles)
                 drawn.append(latest)
             if progress and step % 10 == 0:
@@ -197,7 +213,7 @@ class MultinomialMixture:
         asked = frozenset(self.ports) if ports is None else ports
         size = kept.words.shape[-1]
         counts = tempered(read_counts(evidence, inbox, "words", like=category.logits, size=size), self.tokens)
-        words = word_scores(kept.words, counts)  # (S, rows, K)
+        words = self._word_scores(kept.words, counts)  # (S, rows, K)
         if "words" not in self.ports:
             words = words + coefficient(counts).unsqueeze(-1)
         parts = {"words": torch.where((counts == 0).all(-1, keepdim=True), 0.0, words)}
@@ -206,8 +222,11 @@ class MultinomialMixture:
         if "words" in asked:
             others = sum((part for name, part in parts.items() if name != "words"), torch.zeros_like(words))
             weights = (others + category.logits).movedim(0, 1).flatten(1).softmax(-1)  # (rows, S K)
-            phi = kept.words.exp().flatten(0, 1)
-            messages["words"] = matched(weights @ phi, weights @ phi.square().sum(-1))
+            phi, total = self._parts(kept)
+            square = phi.square().sum(-1)
+            if total is not None:  # of a Dirichlet about phi
+                square = (total * square + 1) / (total + 1)
+            messages["words"] = matched(weights @ phi, weights @ square)
         info = {"monte_carlo_error": error}
         return Reply(messages, log_evidence=log_evidence, bound="estimate", info=info)
 
@@ -225,7 +244,8 @@ class MultinomialMixture:
         category = cast(Categorical, inbox["category"])
         kept = self._fitted(category.logits)
         mixing = category.log_probs().repeat(1, len(kept.words)) - math.log(len(kept.words))
-        return CountMixture(mixing, [kept.words.exp().flatten(0, 1)], self._total.to(category.logits).reshape(1))
+        phi, total = self._parts(kept)
+        return CountMixture(mixing, [phi], self._total.to(phi).reshape(1), None if total is None else [total])
 
     def relabel(self, port: str, order: Tensor) -> None:
         """Call the category that was ``order[k]`` by the name k, in every draw."""
@@ -254,6 +274,22 @@ class MultinomialMixture:
                 "a multinomial_mixture has to be fitted before it can infer", fix="call fit, or load a state"
             )
         return self._kept.to(like)
+
+    def _parts(self, kept: Profiles) -> tuple[Tensor, Tensor | None]:
+        """Word probabilities of every draw and category ``(S K, V)``, and the concentrations ``(S K,)`` about them."""
+        words = kept.words.flatten(0, 1)
+        return words.softmax(-1), words.logsumexp(-1).exp() if self.overdispersed else None
+
+    def _word_scores(self, words: Tensor, counts: Tensor) -> Tensor:
+        """Log-likelihood of counts ``(N, V)`` under each draw or chain, ``(C, N, K)``."""
+        if not self.overdispersed:
+            return word_scores(words, counts)
+        bursts = Bursts.of(counts)
+        return torch.cat([log_rising(one.exp().unsqueeze(0), bursts) for one in words])
+
+    def _logits(self, profiles: Profiles, heard: Heard) -> Tensor:
+        bare = replace(heard, counts=heard.counts[:, :0]), replace(profiles, words=profiles.words[..., :0])
+        return label_logits(bare[1], bare[0]) + self._word_scores(profiles.words, heard.counts)
 
     def _hear(self, evidence: Evidence, inbox: Mapping[str, Message], owned: bool, warm: Profiles | None) -> Heard:
         """Gather what is known of the rows that say anything."""
