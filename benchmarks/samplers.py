@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
-from serket.modules import gibbs, quadratic
+from serket.modules import gibbs, lda, multinomial, polya, quadratic
 from serket.modules.collapsed import Collapsed
+from serket.modules.multinomial import Heard
 from serket.modules.niw import Prior
 from serket.modules.seen import Seen
 
@@ -108,7 +109,49 @@ def gmm_large(repeats: int) -> Iterator[Row]:
     yield Row("gmm, blocked sweep, N=1e6, d=16, K=32", whole, ratio, "its two products", "<= 2.5")
 
 
-ROWS: list[Callable[[int], Iterator[Row]]] = [gmm_small, gmm_large]
+def counts(rows: int, words: int, tokens: int, topics: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Counts of rows that are mostly about one topic each, and that topic, ``(1, rows)``."""
+    g = torch.Generator().manual_seed(0)
+    phi = torch._standard_gamma(torch.full((topics, words), 0.05), generator=g)
+    labels = torch.randint(topics, (1, rows), generator=g)
+    theta = 0.7 * torch.nn.functional.one_hot(labels[0], topics) + 0.3 / topics
+    return torch.poisson(tokens / rows * theta @ (phi / phi.sum(-1, keepdim=True)), generator=g), labels
+
+
+def mlda_sweep(repeats: int) -> Iterator[Row]:
+    """A sweep over 100,000 tokens at V=2400, K=10; a token is a count of one."""
+    told, labels = counts(500, 2400, 100_000, 10)
+    g = torch.Generator().manual_seed(0)
+    corpus = lda.Corpus.of(told, [2400])
+    heard = Heard(torch.zeros(500, 10), told)
+    topics = lda.own_start(corpus, labels, 10, 10, g)
+    state = [lda.Standing(topics, labels, (), torch.zeros(1, 10))]
+
+    def sweep() -> None:
+        state[0] = lda.sweep(corpus, state[0], heard, 10, lda.Prior(), g, scored=False)[0]
+
+    matmul = unit(repeats)
+    seconds = timed(sweep, 4 * repeats) * 100_000 / len(corpus.word)
+    yield Row("mlda, sweep of 100,000 tokens, V=2400, K=10", seconds, seconds / matmul, "matmul", "<= 1.15")
+
+
+def mixture_of_counts(repeats: int) -> Iterator[Row]:
+    """A sweep of each form of the count mixture at N=2000, V=2400, K=10, 205 tokens a row."""
+    told, labels = counts(2000, 2400, 410_000, 10)
+    g, prior = torch.Generator().manual_seed(0), multinomial.Prior(words=0.5)
+    heard, bursts = Heard(torch.zeros(2000, 10), told), polya.Bursts.of(told)
+    profiles = multinomial.draw_profiles(labels, [], heard, prior, g)
+    loud = multinomial.Profiles(profiles.words + 5.0, (), profiles.log_weights)
+    for what, sweep in (
+        ("plain", lambda: multinomial.sweep(profiles, heard, prior, g)),
+        ("overdispersed", lambda: polya.sweep(loud, heard, bursts, prior, g)),
+    ):
+        matmul = unit(repeats)
+        seconds = timed(sweep, repeats)
+        yield Row(f"multinomial_mixture, {what}, N=2000, V=2400, K=10", seconds, seconds / matmul, "matmul", "-")
+
+
+ROWS: list[Callable[[int], Iterator[Row]]] = [gmm_small, mlda_sweep, mixture_of_counts, gmm_large]
 
 
 def main() -> None:

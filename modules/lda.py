@@ -89,15 +89,6 @@ class Corpus:
         """The row of each token, counted over all chains, ``(T,)``."""
         return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
-    def tally(self, topics: Array, count: int) -> tuple[Array, Array]:
-        """Weights of tokens by row and topic, ``(C N, Z)``, and by word and topic, ``(C, V, Z)``."""
-        rows, words = len(self.start) - 1, len(self.block)
-        by_row = np.bincount(self.owner * count + topics, self.size, rows * count).reshape(rows, count)
-        place = (self.owner // self.rows * words + self.word) * count + topics
-        by_word = np.bincount(place, self.size, rows // self.rows * words * count)
-        by_word = by_word.reshape(rows // self.rows, words, count)
-        return by_row.astype(np.float64), by_word.astype(np.float64)  # whole where there are no tokens
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
@@ -121,7 +112,13 @@ def bases(categories: int, topics: int, prior: Prior) -> Tensor:
 
 
 def sweep(
-    corpus: Corpus, standing: Standing, heard: Heard, count: int, prior: Prior, generator: torch.Generator
+    corpus: Corpus,
+    standing: Standing,
+    heard: Heard,
+    count: int,
+    prior: Prior,
+    generator: torch.Generator,
+    scored: bool = True,
 ) -> tuple[Standing, Tensor, Tensor]:
     """Draw topics | categories with theta, phi summed out; categories | topics; tables and weights | categories.
 
@@ -132,19 +129,20 @@ def sweep(
         count: Z.
         prior: the hyper-parameters.
         generator: the source of randomness.
+        scored: whether the words are in the last result.
 
     Returns:
         Where they stand now, the parameters of phi given topics, ``(C, V, Z)``, and, ``(C,)``, the log-probability of
         words and topics, with theta and phi summed out and so without their constants.
     """
-    from serket.modules.tokens import sweep_topics
+    from serket.modules.tokens import sweep_topics, tally_topics
 
     chains, rows = standing.labels.shape
     topics = standing.topics.copy()
     base = bases(heard.bias.shape[-1], count, prior)
-    by_row, by_word = corpus.tally(topics, count)
-    by_row += base[standing.labels.cpu()].flatten(0, 1).numpy()
-    by_word += prior.words
+    by_row = base[standing.labels.cpu()].flatten(0, 1).numpy()
+    by_word = np.full((chains, len(corpus.block), count), prior.words)
+    tally_topics(corpus.start, corpus.word, corpus.size, topics, by_row, by_word, rows)
     edges = np.flatnonzero(np.diff(corpus.block, prepend=-1))
     by_block = np.add.reduceat(by_word, edges, axis=1)
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
@@ -157,8 +155,10 @@ def sweep(
     tables = draw_tables(labels, members, standing.tables, heard.views, prior.tables, generator)
     held = members.sum(-2)
     log_weights = draw_dirichlet(prior.weights + held, generator) if heard.owned else torch.zeros_like(held)
-    score = torch.from_numpy(by_word).lgamma().sum((1, 2)) - torch.from_numpy(by_block).lgamma().sum((1, 2))
-    score = score.to(heard.bias) + logits.logsumexp(-1).sum(-1)
+    score = logits.logsumexp(-1).sum(-1)
+    if scored:
+        words = torch.from_numpy(by_word).lgamma().sum((1, 2)) - torch.from_numpy(by_block).lgamma().sum((1, 2))
+        score = score + words.to(score)
     return Standing(topics, labels, tables, log_weights), torch.from_numpy(by_word).to(heard.bias), score
 
 

@@ -154,8 +154,10 @@ class MLDA:
         kept: list[Profiles] = []
         drawn: list[Tensor] = []
         for step in range(1, sweeps + 1):
-            standing, by_word, score = sweep(corpus, standing, heard, self.topics, self.prior, generator)
-            history.append(float(score.max()) / len(heard.bias))
+            scored = step <= burn or step % 10 == 0
+            standing, by_word, score = sweep(corpus, standing, heard, self.topics, self.prior, generator, scored)
+            if scored:
+                history.append(float(score.max()) / len(heard.bias))
             total = total + score.cpu() if burn // 2 < step <= burn else total
             if step == burn:
                 best = int(total.argmax())

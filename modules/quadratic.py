@@ -136,7 +136,8 @@ def statistics(
         top = logits.amax(-2, keepdim=True)
         above = ones @ logits.sub_(top).exp_()  # cumulative: the last is the normaliser
         last = above[..., -1:, :]
-        step = (above > uniform[:, part].to(dtype).unsqueeze(-2) * last).to(dtype)  # one from the drawn label on
+        threshold = uniform[:, part].to(dtype).unsqueeze(-2) * last
+        step = torch.gt(above, threshold, out=torch.empty_like(above))  # one from the drawn label on
         labels[:, part] = components - step.sum(-2).to(torch.int64)
         score += (top + last.log()).double().sum((-2, -1))
         members = torch.diff(step, dim=-2, prepend=torch.zeros_like(last))

@@ -125,10 +125,10 @@ def insert(bank: Bank, k: int, x: Array, t: Tables) -> None:
         bank.mean[k, i] += gap / (kappa + 1)
     for j in range(size):
         pivot = math.sqrt(factor[j, j] ** 2 + v[j] ** 2)
-        c, s = pivot / factor[j, j], v[j] / factor[j, j]
+        c, s, over = pivot / factor[j, j], v[j] / factor[j, j], factor[j, j] / pivot
         factor[j, j] = pivot
         for i in range(j + 1, size):
-            factor[i, j] = (factor[i, j] + s * v[i]) / c
+            factor[i, j] = (factor[i, j] + s * v[i]) * over
             v[i] = c * v[i] - s * factor[i, j]
     bank.count[k] += 1
     finish(bank, k)
@@ -153,10 +153,10 @@ def remove(bank: Bank, k: int, x: Array, t: Tables) -> bool:
         if not square > 1e-12 * factor[j, j] ** 2:
             return False
         pivot = math.sqrt(square)
-        c, s = pivot / factor[j, j], v[j] / factor[j, j]
+        c, s, over = pivot / factor[j, j], v[j] / factor[j, j], factor[j, j] / pivot
         factor[j, j] = pivot
         for i in range(j + 1, size):
-            factor[i, j] = (factor[i, j] - s * v[i]) / c
+            factor[i, j] = (factor[i, j] - s * v[i]) * over
             v[i] = c * v[i] - s * factor[i, j]
     finish(bank, k)
     return True

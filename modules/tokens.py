@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["draw_topics", "sweep_topics"]
+__all__ = ["draw_topics", "sweep_topics", "tally_topics"]
 
 Array = NDArray[Any]
 
@@ -100,6 +100,17 @@ def sweep_topics(
                     by_block[c, m, place] += step
                     inverse[place] = 1.0 / by_block[c, m, place]
                     less[place] = 1.0 / (by_block[c, m, place] - 1.0)
+
+
+@njit(cache=True)
+def tally_topics(
+    start: Array, word: Array, size: Array, topics: Array, by_row: Array, by_word: Array, rows: int
+) -> None:
+    """Add the weights of tokens to ``by_row`` ``(R, Z)`` and to ``by_word`` ``(C, V, Z)``."""
+    for r in range(len(start) - 1):
+        for i in range(start[r], start[r + 1]):
+            by_row[r, topics[i]] += size[i]
+            by_word[r // rows, word[i], topics[i]] += size[i]
 
 
 @njit(cache=True)

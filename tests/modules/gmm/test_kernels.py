@@ -106,7 +106,7 @@ PLANTED = {
     "free labels forgotten": ("split_merge", "- math.log(free)", "- 0.0", "collapsed, split-merge"),
     "free labels miscounted": ("split_merge", "len(empty) + 1", "len(empty)", "collapsed, split-merge"),
     "proposal forgotten": ("split_merge", "gain -= log_q", "pass", "collapsed, split-merge"),
-    "free labels kept": ("split_merge", "free = len(empty) if split", "free = 1 if split", "collapsed, split-merge"),
+    "merges taken for splits": ("split_merge", "gain = -gain", "pass", "collapsed, split-merge"),
     "sticks swapped for nothing": ("label_scan", "labels[n] = b\n", "pass\n", "collapsed, sticks"),
 }
 
