@@ -79,7 +79,7 @@ def run(
     """Train every module alone, compose them, let them learn from each other, measure, and write a run directory."""
     _plug(plugin)
     from serket import store
-    from serket.evaluate import evaluate
+    from serket.evaluate import concepts, evaluate
     from serket.fitting import fit
     from serket.graph import load_graph
     from serket.inputs import check_device, dataset_for
@@ -100,8 +100,15 @@ def run(
             events.append("step", module=name, step=step, steps=steps, text=text)
             bars.step(name, step, steps, text)
 
-        model = fit(described, dataset, seed=seed, device=device, report=report, kept=kept)
+        before: dict[str, float] = {}
+
+        def composed(model: Model) -> None:
+            before.update(concepts(model, dataset) if described.rounds else {})
+
+        model = fit(described, dataset, seed=seed, device=device, report=report, kept=kept, composed=composed)
         metrics = evaluate(model, dataset, lambda *step: bars.step("evaluate", *step)) if len(dataset.test) else {}
+        for subset, value in before.items():
+            metrics["subsets"][subset]["before_rounds"] = value
         model.data["source"] = _source(described.data, data, described.folder)
         for tried in model.rounds:
             events.append("round", **tried.as_dict())

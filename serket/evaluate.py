@@ -105,6 +105,18 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     }
 
 
+def concepts(model: Model, dataset: Dataset) -> dict[str, float]:
+    """Return the ARI of the concept belief's argmax per subset of senses, on test rows; nothing without labels."""
+    concept = concept_variable(model)
+    if dataset.label is None or concept is None or not len(dataset.test):
+        return {}
+    found = {}
+    for subset in subsets([key for key in model.keys if key in dataset.arrays], MOST_KEYS):
+        belief = cast(Categorical, model.infer(dataset, observe=subset, rows=dataset.test)[concept])
+        found[joined(subset)] = concept_ari(dataset.label[dataset.test], belief.logits.argmax(-1).cpu())
+    return found
+
+
 def integrated(model: Model) -> frozenset[str]:
     """Return the modules that read data and the composers, what stands before any concept speaks; else all.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -42,6 +42,7 @@ def fit(
     workers: int | None = None,
     report: Report | None = None,
     kept: store.Partial | None = None,
+    composed: Callable[[Model], None] | None = None,
 ) -> Model:
     """Fit every module alone, in parallel, then the composers, then what stands on them; then rounds, if any.
 
@@ -57,6 +58,7 @@ def fit(
         workers: processes for independent modules; one per core if None.
         report: called with (module, steps done, steps in all, text).
         kept: states of an interrupted fit to go on from, and where to keep new ones.
+        composed: called with the model when it is composed, before any round.
 
     Raises:
         SerketError: the graph, the data or a module's options are at fault.
@@ -108,6 +110,8 @@ def fit(
         done(replace(fitted, seconds=time.perf_counter() - begun), keep=False)
         begun = time.perf_counter()
     align(graph, modules, evidence, seed=seed, dtype=dtype)
+    if composed:
+        composed(model)
     if graph.rounds:
         begun = time.perf_counter()
         _learn_together(model, evidence, validation, dtype, report, kept)

@@ -57,6 +57,8 @@ def test_rounds_are_run_told_and_drawn(serket, tiny):
     assert {step["what"] for step in metrics["rounds"]} >= {"a", "b", "body", "concepts"}
     lines = [line for line in out.splitlines() if line.startswith("round ")]
     assert len(lines) == 2 and "nats a row" in " ".join(out.split())
+    before = {subset: row["before_rounds"] for subset, row in metrics["subsets"].items()}
+    assert set(before) == {"a", "b", "a+b"} and "before rounds" in out
     assert (tiny / "r/figures/rounds.png").stat().st_size > 5000
     told = [json.loads(line) for line in (tiny / "r/events.jsonl").read_text().splitlines()]
     told = [{k: v for k, v in event.items() if k not in ("time", "kind")} for event in told if event["kind"] == "round"]
