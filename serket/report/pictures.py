@@ -139,7 +139,13 @@ def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
             gains = [steps[x]["evidence"] - steps[x]["before"] for x in mine]
             axis.plot(mine, gains, "o", color=color, markerfacecolor=fill, markersize=4)
         axis.axhline(0, color=PALE, linewidth=0.8)
-        axis.set_yscale("symlog", linthresh=0.1)
+        largest = max((abs(s["evidence"] - s["before"]) for s in steps if s["what"] == name), default=0.0)
+        if largest > 1:
+            axis.set_yscale("symlog", linthresh=0.1)
+        else:
+            axis.locator_params(axis="y", nbins=4)
+        axis.margins(y=0.2)
+        axis.yaxis.set_major_formatter("{x:.3g}")
         axis.set_title(f"{name}: gained (filled: kept), nats a row", fontsize=8, color=INK, loc="left")
     starts = [x for x, step in enumerate(steps) if x == 0 or steps[x - 1]["round"] != step["round"]]
     axes[-1].set_xticks([x - 0.5 for x in starts], [f"round {steps[x]['round']}" for x in starts], ha="left")
