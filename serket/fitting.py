@@ -19,8 +19,7 @@ from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.inputs import Array, check_device, dataset_for, dtype_of, gather
 from serket.model import Model
-from serket.protocol import Evidence, Trainable
-from serket.training.align import align
+from serket.protocol import Evidence, Trainable, couples_rows
 from serket.training.compose import alone, compose
 from serket.training.mutual import Step, divide, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
@@ -78,7 +77,7 @@ def fit(
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
     validation: dict[str, Evidence] = {}
     if graph.rounds:
-        learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed)
+        learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed, together=couples_rows(modules))
         learn, judge = learn.to(model.device), judge.to(model.device)
         validation = {name: one[judge] for name, one in evidence.items()}
         evidence = {name: one[learn] for name, one in evidence.items()}
@@ -109,7 +108,6 @@ def fit(
         # Hearing what the others say is part of the work.
         done(replace(fitted, seconds=time.perf_counter() - begun), keep=False)
         begun = time.perf_counter()
-    align(graph, modules, evidence, seed=seed, dtype=dtype)
     if composed:
         composed(model)
     if graph.rounds:

@@ -12,13 +12,12 @@ from serket.engine.run import pass_messages
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph, Node
 from serket.messages import Message
-from serket.protocol import Evidence, Module, Role, Trainable, couples_rows, traits
+from serket.protocol import Evidence, Module, Relabels, Role, Trainable, couples_rows, traits
 from serket.rows import chunks
+from serket.training.align import CHUNK, align
 from serket.training.pretrain import Task
 
 __all__ = ["alone", "compose", "listen"]
-
-CHUNK = 4096
 
 
 def alone(
@@ -38,6 +37,8 @@ def compose(
     """Yield the tasks of the modules that learn from messages, composers first, each as soon as its variables speak.
 
     A task's inbox holds the messages of all modules that stand, so it must be run before the next one is asked for.
+    Those that stand agree on the names of categories first (:func:`align`): what is fitted above them learns no mixture
+    of names.
     """
     trainable = [
         name
@@ -46,11 +47,18 @@ def compose(
     ]
     left = sorted(trainable, key=lambda name: graph.nodes[name].kind != "composer")
     standing = frozenset(modules) - frozenset(left)
+
+    def agree() -> None:
+        align(graph, {n: module for n, module in modules.items() if n in standing}, evidence, seed=seed, dtype=dtype)
+
+    agree()
     while left:
         name = next((name for name in left if _is_reached(graph, modules, name, standing)), left[0])
         yield listen(graph, modules, evidence, name, standing, seed=seed, dtype=dtype)
         left.remove(name)
         standing |= {name}
+        if isinstance(modules[name], Relabels):
+            agree()
 
 
 def listen(

@@ -19,8 +19,9 @@ from serket.graph.graph import Graph
 from serket.messages import Categorical, Family
 from serket.protocol import Evidence, Module, Trainable, couples_rows
 from serket.rows import chunks, seeded
-from serket.training.compose import CHUNK, listen
-from serket.training.repartition import Proposal, proposals
+from serket.training.align import CHUNK
+from serket.training.compose import listen
+from serket.training.repartition import Proposal, proposals, same_division
 
 __all__ = ["Step", "divide", "judged", "mutual"]
 
@@ -55,8 +56,14 @@ class Step:
         return asdict(self)
 
 
-def divide(rows: Evidence, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def divide(rows: Evidence, share: float, seed: int, *, together: bool = False) -> tuple[Tensor, Tensor]:
     """Return row numbers to learn from and to judge by: a share of the rows, or of whole sequences where there are any.
+
+    Args:
+        rows: of any module.
+        share: to judge by, of the rows or sequences; one at least.
+        seed: of the choice.
+        together: rows without sequences are one that a module of the time plate joins: its end is held out.
 
     Raises:
         MessageError: there are fewer than two rows, or sequences, so that nothing is left to judge by.
@@ -70,8 +77,11 @@ def divide(rows: Evidence, share: float, seed: int) -> tuple[Tensor, Tensor]:
             found=f"{len(names)}",
             fix="give more rows, name shorter sequences in <key>_sequence, or write rounds: 0",
         )
-    generator = seeded(seed, "validation")
-    chosen = names[torch.randperm(len(names), generator=generator)[: max(1, round(share * len(names)))]]
+    count = max(1, round(share * len(names)))
+    if together and rows.sequence is None:
+        chosen = names[-count:]
+    else:
+        chosen = names[torch.randperm(len(names), generator=seeded(seed, "validation"))[:count]]
     held = torch.isin(groups, chosen)
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
@@ -83,7 +93,7 @@ def judged(
 
     The evidence is that of the engine, with lower bounds replaced (:func:`_told`). Where something is tempered or
     improper, it is the sum over modules that read data of log p(x_m | what the others saw), from the module's own
-    evidence under its normalised cavities.
+    evidence under its normalised cavities. Rows that the graph holds impossible make it -inf.
     """
     some = next(iter(evidence.values()))
     passed = partial(pass_messages, graph, modules, seed=seed, dtype=dtype)
@@ -96,7 +106,7 @@ def judged(
         found, _, reason = account(graph, passing)
         if found is None:
             found = sum((_predicted(passing.exchange, told[name], name) for name in part), torch.zeros(()))
-        if not bool(found.isfinite().all()):
+        if bool((found.isnan() | found.isposinf()).any()):
             raise MessageError("the evidence is no number", found=reason or "infinite", fix="see serket check")
         total += float(found.double().sum())
     return total / len(some)
@@ -120,8 +130,8 @@ def _told(
     reply, inbox = passing.replies[name], passing.exchange.inbox(name)
     if reply.bound != "lower" or len(inbox) != 1 or name not in evidence:
         return reply.log_evidence
-    ((port, cavity),) = inbox.items()
-    message = passing.exchange.messages[name, port]
+    (port,) = inbox
+    cavity, message = passing.exchange.cavity(name, port), passing.exchange.messages[name, port]
     neutral = blank.inbox(name)[port].expand(len(evidence[name]))
     generator = seeded(seed, name, device=evidence[name].row_id.device)
     bound = modules[name].infer({port: neutral}, evidence[name], generator=generator, ports=frozenset()).log_evidence
@@ -132,10 +142,11 @@ def _told(
 
 def _predicted(exchange: Exchange, told: Tensor | None, name: str) -> Tensor:
     """log p(x_m | the rest): a module's evidence over the integral of its cavities, or its message's weight in them."""
-    cavities = exchange.inbox(name)
+    bound = exchange.graph.nodes[name].bindings
+    cavities = {port: exchange.cavity(name, port) for port in bound}
     if told is not None:
         return told - torch.stack([cavity.log_z() for cavity in cavities.values()]).sum(0)
-    beliefs = {port: exchange.belief(exchange.graph.nodes[name].bindings[port]) for port in cavities}
+    beliefs = {port: exchange.belief(variable) for port, variable in bound.items()}
     gains = [beliefs[port].log_z() - cavity.log_z() for port, cavity in cavities.items()]
     return torch.stack(gains).sum(0)
 
@@ -199,7 +210,8 @@ class _Round:
 
     def attempt(self, what: str, names: Sequence[str], work: Callable[[], None], text: str = "") -> bool:
         """Do some work on some modules; keep it if the evidence does not fall, else load their states back."""
-        states = {name: dict(cast(Trainable, self.modules[name]).state()) for name in names}
+        # Copies: the tensors of a state may be those that the module goes on to change in place.
+        states = {n: {k: v.clone() for k, v in cast(Trainable, self.modules[n]).state().items()} for n in names}
         work()
         found = judged(self.graph, self.modules, self.validation, seed=self.seed, dtype=self.dtype)
         kept = found >= self.best
@@ -229,13 +241,16 @@ class _Round:
             names = [name for name, _ in self.graph.bound(variable.name) if name in self.learners]
             if variable.family != Family.CATEGORICAL or variable.size < 2 or not names:
                 continue
-            kept = True
+            kept, tried = True, cast(list[Tensor], [])
             while kept and left:
                 kept = False
                 for proposal in self._proposals(variable.name, generator):
                     if not left:
                         break
+                    if any(same_division(proposal.labels, one, variable.size) for one in tried):
+                        continue  # kept, it changed nothing, and would be the first one for ever
                     left -= 1
+                    tried.append(proposal.labels)
                     clamp = Categorical(_CLAMP * one_hot(proposal.labels, variable.size).to(self.dtype))
                     work = partial(self._divide, names, {variable.name: clamp})
                     if kept := self.attempt(variable.name, names, work, proposal.text):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Proposal", "agreement", "proposals", "separation"]
+__all__ = ["Proposal", "agreement", "proposals", "same_division", "separation"]
 
 _RIDGE = 0.01  # of the mean variance of a profile: directions with less count for less
 
@@ -75,7 +75,8 @@ def proposals(messages: Sequence[Tensor], labels: Tensor, generator: torch.Gener
     A module's message is a row's profile: how well each concept explains it. In turn, for the pairs of concepts that
     are hardest to tell apart: their rows are pooled and cut in two along what the profiles agree on; or the pair
     becomes one concept, and its second name goes to half of another one, whose rows are cut likewise, those concepts
-    first in which the profiles agree most. At the end pairs are cut along random directions.
+    first in which the profiles agree most. Names that no row has go to such halves before any. At the end pairs are cut
+    along random directions.
 
     Args:
         messages: ``(rows, K)`` logits per module.
@@ -88,6 +89,10 @@ def proposals(messages: Sequence[Tensor], labels: Tensor, generator: torch.Gener
     members = {k: (labels == k).nonzero().flatten() for k in range(size)}
     strength = {k: float(agreement([p[rows] for p in profiles])[1]) for k, rows in members.items() if len(rows) > 2}
     inner = sorted(strength, key=lambda k: -strength[k])
+    unused = [k for k in range(size) if not len(members[k])][:1]
+    for j, k in [(j, k) for j in unused for k in inner[:2]]:
+        if (side := _cut(agreement([p[members[k]] for p in profiles])[0])) is not None:
+            yield Proposal(_named(labels, members[k], side, k, j), f"{k} cut in two, {j} was empty")
     for _, i, j in pairs[:4]:
         rows = torch.cat([members[i], members[j]])
         if (side := _cut(agreement([p[rows] for p in profiles])[0])) is not None:
@@ -103,6 +108,12 @@ def proposals(messages: Sequence[Tensor], labels: Tensor, generator: torch.Gener
         direction = torch.randn(together.shape[-1], generator=generator, dtype=torch.float64).to(together)
         if (side := _cut(together @ direction)) is not None:
             yield Proposal(_named(labels, rows, side, i, j), f"{i} and {j} cut at random")
+
+
+def same_division(one: Tensor, other: Tensor, size: int) -> bool:
+    """Tell whether labels ``(rows,)`` below ``size`` divide 99 of 100 rows alike, whatever the names."""
+    shared = torch.bincount(one * size + other, minlength=size * size).reshape(size, size)
+    return bool(torch.minimum(shared.amax(0).sum(), shared.amax(1).sum()) >= 0.99 * len(one))
 
 
 def _named(labels: Tensor, rows: Tensor, side: Tensor, i: int, j: int) -> Tensor:

@@ -13,6 +13,7 @@ from serket.messages import Gaussian, Particles, Point
 from serket.protocol import Evidence, Port, Reply, Role
 from serket.report.arrays import beliefs_as_arrays
 from serket.report.beliefs import summary
+from serket.training.mutual import judged
 from tests.engine.wire import pack, unpack
 
 F64, ROWS, COUNT = torch.float64, 4, 5
@@ -252,3 +253,13 @@ def test_malformed_points_are_refused(spoil, text):
     bad.spoil = spoil
     with pytest.raises(MessageError, match=text):
         solve(offers=bad)
+
+
+def test_prediction_from_points_counts_their_weight_once():
+    """Where the graph offers no evidence, e times the weights is one nat for the sense that offers them alone."""
+    spec = {**TREE, "modules": {**TREE["modules"], "low": {**TREE["modules"]["low"], "trust": 0.5}}}
+    found = []
+    for weights in (WEIGHTS, WEIGHTS + 1):
+        graph, modules, evidence = problem(spec, offers=Offers(POINTS, weights))
+        found.append(judged(graph, modules, evidence, seed=0, dtype=F64))
+    assert found[1] - found[0] == pytest.approx(1.0)

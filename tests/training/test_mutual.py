@@ -1,6 +1,7 @@
 """Mutual learning: what is kept, what is taken back, what is never seen, and that it helps."""
 
 import importlib
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def test_what_does_not_help_is_taken_back(monkeypatch):
     apart = serket.fit(graph(rounds=0), senses(1), workers=1)
     judged = iter(range(0, -100, -1))
     monkeypatch.setattr(room, "judged", lambda *a, **k: float(next(judged)))
-    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed: (torch.arange(len(rows)), torch.arange(9)))
+    monkeypatch.setattr(
+        "serket.fitting.divide", lambda rows, share, seed, **_: (torch.arange(len(rows)), torch.arange(9))
+    )
     model = serket.fit(graph(rounds=1), senses(1), workers=1)
     assert not any(step.kept for step in model.rounds) and len(model.rounds) == 6
     assert same(states(model), states(apart))
@@ -85,7 +88,7 @@ def test_what_does_not_help_is_taken_back(monkeypatch):
 
 def test_validation_rows_are_never_learned_from(monkeypatch):
     learn, judge = torch.arange(170), torch.arange(170, 200)
-    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed: (learn, judge))
+    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed, **_: (learn, judge))
     monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)  # everything stays
     data = senses(2)
     spoilt = {**data, "x": data["x"].copy(), "c": data["c"].copy()}
@@ -244,7 +247,8 @@ def test_the_first_proposal_divides_what_both_senses_tell_apart():
     way = torch.randn(2, 4, generator=g, dtype=torch.float64)
     profiles = [one + 2 * (truth - 0.5).unsqueeze(-1) * way[m] for m, one in enumerate(profiles)]
     messages = [torch.nn.functional.pad(one, (2, 0), value=20.0) for one in profiles]
-    first = next(proposals(messages, labels, torch.Generator().manual_seed(0)))
+    tried = proposals(messages, labels, torch.Generator().manual_seed(0))
+    first = next(one for one in tried if "empty" not in one.text)
     assert first.text == "1 and 0 cut anew"
     assert adjusted_rand_score(labels, truth) < 0.01 and adjusted_rand_score(first.labels, truth) > 0.15
 
@@ -283,3 +287,93 @@ def test_modules_teach_each_other_over_seeds():
     assert (after[:, 0] >= before[:, 1:].max(1)).all(), "joint is no worse than the better single sense"
     assert np.median(after[:, 0]) > np.median(before[:, 0])
     assert (np.median(after, 0)[1:] > np.median(before, 0)[1:]).all(), "and each sense alone is better for it"
+
+
+def test_labels_that_cannot_be_renamed_name_the_concepts_of_the_others():
+    data = senses(0, rows=240)
+    y = np.where(np.arange(240) % 2, data["label"], np.nan)[:, None]
+    described = graph(rounds=0)
+    values = (0.96 * np.eye(4) + 0.01).tolist()
+    names = {"type": "table", "data": "y", "ports": {"given": "concept"}, "values": values}
+    described["modules"] = {"words": described["modules"]["words"], "names": names}
+    model = serket.fit(described, {**data, "y": y}, workers=1)
+    test = data["test"]
+    found = model.infer({"c": data["c"][test]})["concept"].logits.argmax(-1).numpy()
+    shared = np.array([[((found == k) & (data["label"][test] == c)).sum() for c in range(4)] for k in range(4)])
+    assert np.trace(shared) >= 0.9 * max(sum(shared[k, p[k]] for k in range(4)) for p in permutations(range(4)))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_is_composed_above_two_senses_learns_no_mixture_of_names(seed):
+    g = np.random.default_rng(0)
+    state = np.arange(400) % 4
+    corner = np.stack([state % 2, state // 2], 1)
+    data = {"a": 5 * corner + g.normal(size=(400, 2)), "b": 5 * corner[:, ::-1] + g.normal(size=(400, 2)),
+            "a_sequence": np.arange(400) // 20}  # fmt: skip
+    described = graph(rounds=0)
+    senses = {name: {"type": "gmm", "data": name, "ports": {"component": "concept"}} for name in "ab"}
+    described["modules"] = {**senses, "chain": {"type": "markov", "ports": {"state": "concept"}}}
+    chain = serket.fit(described, data, seed=seed, workers=1).modules["chain"].state()["log_transitions"].exp()
+    assert float(chain.amax(-1).min()) > 0.9, "four states in a cycle"
+
+
+class InPlace:
+    """A module whose state is the tensor that its fit changes, as a torch.nn.Module's is."""
+
+    def __init__(self):
+        self.weights = torch.zeros(2)
+
+    def state(self):
+        return {"weights": self.weights}
+
+    def load(self, state):
+        self.weights.copy_(state["weights"])
+
+
+def one_round(modules, **changed):
+    options = {"graph": serket.load_graph(graph()), "modules": modules, "evidence": {}, "validation": {}, "report": None,
+               "learners": list(modules), "seed": 0, "dtype": torch.float64, "number": 1, "best": 0.0}  # fmt: skip
+    return room._Round(**{**options, **changed})
+
+
+@pytest.mark.parametrize("found", [-1.0, -np.inf])
+def test_a_state_changed_in_place_is_taken_back(monkeypatch, found):
+    monkeypatch.setattr(room, "judged", lambda *a, **k: found)
+    module = InPlace()
+    assert not one_round({"it": module}).attempt("it", ["it"], lambda: module.weights.add_(1))
+    assert torch.equal(module.weights, torch.zeros(2))
+
+
+def test_what_the_graph_holds_impossible_is_no_crash():
+    described = graph()
+    described["modules"] = {"y": {"type": "table", "data": "y", "ports": {"given": "concept"},
+                                  "values": [[1, 0]] * 4}}  # fmt: skip
+    seen = serket.load_graph(described)
+    evidence = {"y": Evidence.of(torch.tensor([[0.0], [1.0]], dtype=torch.float64))}
+    assert room.judged(seen, seen.build(), evidence, seed=0, dtype=torch.float64) == -np.inf
+
+
+def test_rows_without_sequences_are_judged_at_their_end_if_time_joins_them():
+    rows = Evidence.none(40)
+    learn, judge = room.divide(rows, 0.15, 0, together=True)
+    assert learn.tolist() == list(range(34)) and judge.tolist() == list(range(34, 40))
+    assert room.divide(rows, 0.15, 0)[1].tolist() != judge.tolist()
+
+
+def test_an_empty_concept_takes_half_of_another():
+    g = torch.Generator().manual_seed(3)
+    messages = [torch.randn(60, 3, generator=g, dtype=torch.float64) for _ in range(2)]
+    for labels in (torch.arange(60) % 2, torch.zeros(60, dtype=torch.int64)):
+        tried = list(proposals(messages, labels, torch.Generator().manual_seed(2)))
+        assert any(len(one.labels.unique()) == len(labels.unique()) + 1 for one in tried)
+
+
+def test_a_division_that_changed_nothing_is_not_tried_for_ever(monkeypatch):
+    """Everything is kept and nothing changes: the proposals start over, and so does the first one."""
+    monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)
+    monkeypatch.setattr(room._Round, "_divide", lambda *a: None)
+    model = serket.fit(graph(rounds=0), senses(7), workers=1)
+    evidence = {n: Evidence.of(torch.as_tensor(senses(7)[k])) for n, k in (("shapes", "x"), ("words", "c"))}
+    this = one_round(model.modules, graph=model.graph, evidence=evidence)
+    this.explore()
+    assert len(this.steps) == 4 == len({step.text for step in this.steps})
