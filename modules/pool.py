@@ -59,7 +59,7 @@ class Pool:
 
 @register("broadcast")
 class Broadcast:
-    """p(s | z_1, ..., z_T) = prod_t delta(z_t = s): what :class:`Pool` is, with the episode below the frames.
+    """p(s | z_1, ..., z_T) = prod_t delta(z_t = s): what ``pool`` is, with the episode below the frames.
 
     An equality is no distribution of s given its parents: they hear each other, whether anything is said of s or not.
     Use it where the frames have a prior of their own and the episode has none: whatever speaks of the episode, such as
