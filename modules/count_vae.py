@@ -44,6 +44,7 @@ class CountVAE:
     ports: Mapping[str, Port] = {"words": Port(Role.PARENT, Family.DIRICHLET)}
     evidence_draws = 8
     imagined_draws = 16
+    warm: Mapping[str, int] = {"epochs": 10}
 
     def __init__(
         self,

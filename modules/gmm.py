@@ -86,6 +86,7 @@ class GaussianMixture:
         self.draws, self.alpha, self.scatter, self.kappa = draws, alpha, scatter, kappa
         self.weights, self.downward, self.particles = weights, downward, particles
         self.components = ports["component"].size or 0
+        self.warm = {"sweeps": max(20, 2 * draws)}
         self._kept: Fitted | None = None
 
     @property

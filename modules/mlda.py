@@ -95,6 +95,7 @@ class MLDA:
                 fix="raise topics, or make the category variable smaller",
             )
         self.draws, self.splits, self.tokens, self.points = draws, splits, tokens, points
+        self.warm = {"sweeps": max(20, 2 * draws)}
         self.prior = Prior(prior, alpha, strength)
         self.senses = [name for name in ports if name.startswith("words")]
         self.views = [name for name in ports if name.startswith("categories")]

@@ -93,6 +93,7 @@ class MultinomialMixture:
         self.overdispersed = overdispersed
         self.components = ports["category"].size or 0
         self.views = [name for name in ports if name.startswith("categories")]
+        self.warm = {"sweeps": max(20, 2 * draws)}
         self._kept: Profiles | None = None
         self._total = torch.ones(())
 

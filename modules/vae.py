@@ -45,6 +45,7 @@ class VAE:
     ports: Mapping[str, Port] = {"latent": Port(Role.PARENT, Family.GAUSSIAN)}
     evidence_draws = 4
     imagined_draws = 16
+    warm: Mapping[str, int] = {"epochs": 10}
 
     def __init__(
         self,

@@ -160,9 +160,10 @@ class Module(Protocol):
     Optional attributes, read in one place (:func:`traits`): ``exact`` (replies are exact, with no projection), ``cost``
     (how time grows, if not linearly), ``note`` (why it offers no evidence, for ``serket check``), ``masks`` (``"row"``
     or ``"dimension"``), ``plate`` (``"time"`` if the rows of a sequence are answered together, else ``"row"``),
-    ``listens`` (it has data but learns from messages too: it is fitted after the modules that need none), and
-    ``own_prior`` (a message without batch dimensions per port: used when the module owns a variable's prior, and
-    divided out of replies that include it).
+    ``listens`` (it has data but learns from messages too: it is fitted after the modules that need none), ``warm``
+    (numbers among the options of ``fit``: at most so many in a refit from where it stands), and ``own_prior`` (a
+    message without batch dimensions per port: used when the module owns a variable's prior, and divided out of replies
+    that include it).
     """
 
     @property
@@ -253,6 +254,7 @@ class Traits:
     masks: Literal["row", "dimension"] = "row"
     plate: Literal["row", "time"] = "row"
     listens: bool = False
+    warm: Mapping[str, int] = field(default_factory=dict)
     own_prior: Mapping[str, Message] = field(default_factory=dict)
 
 

@@ -47,7 +47,7 @@ class Node:
         data: the key of its array in the data file, or None.
         options: keyword arguments of its class.
         fit: keyword arguments of its ``fit``.
-        refit: keyword arguments of its ``fit`` in rounds of mutual learning; those of ``fit`` if there are none.
+        refit: keyword arguments of its ``fit`` in rounds of mutual learning, over those of ``fit``.
         feedback: whether it learns from what the rest of the graph says at its parent ports.
         where: ``file:line:column`` of the entry.
     """

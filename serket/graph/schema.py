@@ -128,7 +128,7 @@ def entry_model(cls: type, kind: Kind, name: str) -> type[BaseModel]:
     if hasattr(cls, "fit"):
         fit = create_model(f"{kind}_{name}_fit", __base__=_Strict, **_fields(options_of(cls.fit)))
         fields["fit"] = (fit | None, Field(None, description="options of its training"))
-        fields["refit"] = (fit | None, Field(None, description="options of its training in rounds; else those of fit"))
+        fields["refit"] = (fit | None, Field(None, description="options of its training in rounds, over those of fit"))
     if "trust" in options:  # The class's own, as in `product`.
         del fields["trust"]
     doc = (inspect.getdoc(cls) or name).splitlines()[0]

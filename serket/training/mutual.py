@@ -17,7 +17,7 @@ from serket.engine.run import Passing, pass_messages
 from serket.errors import MessageError
 from serket.graph.graph import Graph
 from serket.messages import Categorical, Family
-from serket.protocol import Evidence, Module, Trainable, couples_rows
+from serket.protocol import Evidence, Module, Trainable, couples_rows, traits
 from serket.rows import chunks, seeded
 from serket.training.align import CHUNK
 from serket.training.compose import listen
@@ -232,7 +232,9 @@ class _Round:
         seed = self.seed + self.number
         task = listen(self.graph, self.modules, self.evidence, name, others, seed=seed, dtype=self.dtype)
         told = {port: clamp[v] for port, v in node.bindings.items() if v in clamp} if clamp else {}
-        replace(task, options=node.refit or node.fit, inbox={**task.inbox, **told}).run()
+        fewer = {key: min(most, node.fit.get(key, most)) for key, most in traits(self.modules[name]).warm.items()}
+        options = {**node.fit, **fewer, **node.refit}
+        replace(task, options=options, inbox={**task.inbox, **told}).run()
 
     def explore(self) -> None:
         """Try other divisions of concepts, as long as there are any and the budget lasts."""

@@ -377,3 +377,20 @@ def test_a_division_that_changed_nothing_is_not_tried_for_ever(monkeypatch):
     this = one_round(model.modules, graph=model.graph, evidence=evidence)
     this.explore()
     assert len(this.steps) == 4 == len({step.text for step in this.steps})
+
+
+def test_a_refit_takes_fewer_steps_unless_told(monkeypatch):
+    described = graph(rounds=1, explore=0)
+    shapes, words = described["modules"]["shapes"], described["modules"]["words"]
+    shapes["fit"], words["fit"] = {"sweeps": 100, "restarts": 1}, {"sweeps": 12}
+    del shapes["refit"], words["refit"]
+    seen = {}
+    for name, node in serket.load_graph(described).nodes.items():
+        plain = node.cls.fit
+        monkeypatch.setattr(
+            node.cls,
+            "fit",
+            lambda *a, n=name, f=plain, **k: (seen.setdefault(n, []).append(k["sweeps"]), f(*a, **k))[1],
+        )
+    serket.fit(described, senses(0), workers=1)
+    assert seen == {"shapes": [100, 20], "words": [12, 12]}
