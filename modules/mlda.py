@@ -245,6 +245,12 @@ class MLDA:
         totals = self._totals[len(self.senses) :].to(category.logits)
         return CountMixture(mixing, means, totals, concentrations)
 
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the category that was ``order[k]``, and its own topic, by the name k, in every draw."""
+        if self._kept is not None:
+            weights = self._kept.log_weights
+            self._kept = relabelled(self._kept, order.to(weights.device).expand(len(weights), -1))
+
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a row per sense; nothing before the first fit."""
         return {} if self._kept is None else {**self._kept.tensors(), "totals": self._totals}

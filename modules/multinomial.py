@@ -234,7 +234,7 @@ def heard_rows(counts: Tensor, category: Categorical, views: Sequence[Message], 
         told = told | ~view.is_vacuous()
     if int(told.sum()) < category.size:
         raise DataError(
-            f"too few rows to fit a {who}",
+            f"too few rows to fit {'an' if who == 'mlda' else 'a'} {who}",
             expected=f"at least {category.size} rows that say anything, for as many categories",
             found=f"{int(told.sum())} of {len(told)}",
             fix="make the category variable smaller, or give more rows",
