@@ -246,10 +246,13 @@ class MLDA:
         return CountMixture(mixing, means, totals, concentrations)
 
     def relabel(self, port: str, order: Tensor) -> None:
-        """Call the category that was ``order[k]``, and its own topic, by the name k, in every draw."""
-        if self._kept is not None:
-            weights = self._kept.log_weights
-            self._kept = relabelled(self._kept, order.to(weights.device).expand(len(weights), -1))
+        """Call the category that was ``order[k]`` by the name k in every draw, with its own topic, or in its table."""
+        if self._kept is None:
+            return
+        if port in self.views:
+            self._kept = self._kept.rename(self.views.index(port), order)
+        else:
+            self._kept = relabelled(self._kept, order.to(self._kept.words.device).expand(len(self._kept.words), -1))
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a row per sense; nothing before the first fit."""
