@@ -46,7 +46,7 @@ class Classifier:
         upward: how the message to the latent is made.
 
     Raises:
-        GraphError: real targets at a port.
+        GraphError: real targets at a port, or ``classes`` where there are none to count.
     """
 
     ports: Mapping[str, Port] = {
@@ -65,6 +65,12 @@ class Classifier:
     ) -> None:
         if "label" in ports and targets == "gaussian":
             raise GraphError("a label port is categorical", found="targets: gaussian", fix="make the targets data")
+        if classes != "seen" and ("label" in ports or targets == "gaussian"):
+            raise GraphError(
+                "'classes' of a classifier counts the categories of data",
+                found=f"classes: {classes}, and {'a label port' if 'label' in ports else 'real targets'}",
+                fix="leave classes out",
+            )
         self.ports, self.hidden, self.targets, self.upward = ports, list(hidden), targets, upward
         self.size = ports["latent"].size or 0
         self.classes = ports["label"].size if "label" in ports else None if classes == "seen" else classes
@@ -103,8 +109,9 @@ class Classifier:
             log_evidence = log_evidence.index_put((rows,), log_evidence[rows] + log_integral)
         messages: dict[str, Message] = {"latent": Gaussian(info, precision)} if "latent" in asked else {}
         if "label" in self.ports:
-            silent = ~(told & proper)
-            log_evidence = log_evidence + torch.where(silent, known.logsumexp(-1), 0.0)
+            # Where the latent is known p(y | z) sums to one over y; where it is not, the factor says nothing.
+            silent = torch.where(proper, known[:, 0], known.logsumexp(-1))
+            log_evidence = log_evidence + torch.where(told & proper, 0.0, silent)
             if "label" in asked:
                 output, share = self._outputs(inside, weights)
                 logits = (output.log_softmax(-1) + share.unsqueeze(-1)).logsumexp(1)

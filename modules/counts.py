@@ -13,7 +13,10 @@ from serket.messages import Dirichlet, Message
 from serket.modules.labels import seeds
 from serket.protocol import Evidence
 
-__all__ = ["coefficient", "matched", "profile_seeds", "read_counts", "tempered"]
+__all__ = ["coefficient", "countable", "matched", "profile_seeds", "read_counts", "tempered"]
+
+_TOKENS = 2**26
+"""That samplers which take tokens one by one hold at once: some gigabytes."""
 
 
 def read_counts(
@@ -68,6 +71,19 @@ def tempered(counts: Tensor, tokens: float | None) -> Tensor:
     if tokens is None:
         return counts
     return counts * (tokens / counts.sum(-1, keepdim=True).clamp_min(tokens))
+
+
+def countable(counts: Tensor) -> Tensor:
+    """Return the counts; raises DataError where they are too many to be taken one by one."""
+    total = float(counts.sum(dtype=torch.float64))
+    if total > _TOKENS:
+        raise DataError(
+            "the counts are too many to be taken one by one",
+            expected=f"{_TOKENS:.0e} tokens at most",
+            found=f"{total:.3g} in {counts.flatten(0, -2).shape[0]} rows",
+            fix="write tokens, the most a row may hold, or divide the array",
+        )
+    return counts
 
 
 def coefficient(counts: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ class GaussianMixture:
         kappa: rows that the prior mean of a component counts for.
         weights: their prior.
         downward: form of the reply to ``observation``.
-        particles: points per row, where it is particles.
+        particles: points per row, where it is particles; none is 256.
 
     Raises:
-        GraphError: an option is not positive.
+        GraphError: an option is not positive, or would be of no effect.
     """
 
     ports: Mapping[str, Port] = {
@@ -77,14 +77,27 @@ class GaussianMixture:
         kappa: Positive = 0.1,
         weights: Literal["dirichlet", "stick_breaking"] = "dirichlet",
         downward: Literal["moments", "tilted", "particles"] = "moments",
-        particles: Count = 256,
+        particles: Count | None = None,
     ) -> None:
-        _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa, particles=particles)
+        count = 256 if particles is None else particles
+        _positive(draws=draws, alpha=alpha, scatter=scatter, kappa=kappa, particles=count)
         _one_of("weights", weights, "dirichlet", "stick_breaking")
         _one_of("downward", downward, "moments", "tilted", "particles")
+        if downward != "moments" and "observation" not in ports:
+            raise GraphError(
+                "'downward' of a gmm is the form of its reply to 'observation', which is not bound",
+                found=f"downward: {downward}",
+                fix="bind the port 'observation', or leave downward out",
+            )
+        if particles is not None and downward != "particles":
+            raise GraphError(
+                "'particles' of a gmm counts what it does not send",
+                found=f"particles: {particles}, downward: {downward}",
+                fix="write downward: particles, or leave particles out",
+            )
         self.ports = ports
         self.draws, self.alpha, self.scatter, self.kappa = draws, alpha, scatter, kappa
-        self.weights, self.downward, self.particles = weights, downward, particles
+        self.weights, self.downward, self.particles = weights, downward, count
         self.components = ports["component"].size or 0
         self.warm = {"sweeps": max(20, 2 * draws)}
         self._kept: Fitted | None = None
@@ -222,7 +235,8 @@ class GaussianMixture:
     def relabel(self, port: str, order: Tensor) -> None:
         """Call the category that was ``order[k]`` by the name k, in every draw."""
         if self._kept is not None:
-            fitted, orders = self._kept, order.to(self._kept.location.device).expand(self.draws, -1)
+            fitted = self._kept
+            orders = order.to(fitted.location.device).expand(len(fitted.kept.means), -1)
             self._kept = Fitted(fitted.kept.relabel(orders), fitted.location, fitted.scale)
 
     def state(self) -> Mapping[str, Tensor]:

@@ -12,8 +12,9 @@ from torch.nn.functional import one_hot
 
 from serket.errors import DataError, GraphError, ShapeError, StateError
 from serket.messages import Categorical, Family, Message
-from serket.modules.chain import Chain, Filter, Layout, advanced, counted, smoothed
+from serket.modules.forward_backward import Chain, Filter, advanced, counted, smoothed
 from serket.modules.labels import matching, reference, seeds
+from serket.modules.layout import Layout
 from serket.modules.mixture import Mixture, log_density
 from serket.modules.seen import Seen
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
@@ -183,6 +184,14 @@ class HiddenMarkov:
         each = torch.distributions.MultivariateNormal(means, scale_tril=factors)
         mixing = torch.distributions.Categorical(logits=state.log_probs())
         return torch.distributions.MixtureSameFamily(mixing, each.expand(mixing.logits.shape))
+
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the state that was ``order[k]`` by the name k."""
+        if self._fit is not None:
+            chain, mixture = self._fit
+            order = order.to(chain.initial.device)
+            transitions = chain.transitions[:, order][..., order]
+            self._fit = Chain(chain.initial[:, order], transitions), mixture.relabel(order.unsqueeze(0))
 
     def state(self) -> Mapping[str, Tensor]:
         """Return log pi, log A, the means and Cholesky factors of the emissions; nothing before the first fit."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from serket.modules.counts import countable
 from serket.modules.gibbs import draw_labels
 from serket.modules.multinomial import Heard, Profiles, draw_tables
 from serket.modules.niw import draw_dirichlet
@@ -64,7 +65,7 @@ class Corpus:
     @classmethod
     def of(cls, counts: Tensor, sizes: Sequence[int], chains: int = 1) -> Self:
         """Cut counts ``(N, V)``, the same for all chains, into tokens; ``sizes`` are the widths of the senses."""
-        cells = counts.cpu().numpy().astype(np.float64)
+        cells = countable(counts).cpu().numpy().astype(np.float64)
         row, word = np.nonzero(cells)
         count = cells[row, word]
         tokens = np.ceil(count).astype(np.int64)

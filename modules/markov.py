@@ -11,7 +11,8 @@ from torch import Tensor
 
 from serket.errors import DataError, GraphError, StateError
 from serket.messages import Categorical, Family, Message
-from serket.modules.chain import Chain, Filter, Layout, advanced, counted, log_mean, smoothed, sweep
+from serket.modules.forward_backward import Chain, Filter, advanced, counted, log_mean, smoothed, sweep
+from serket.modules.layout import Layout
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 

@@ -246,6 +246,15 @@ class MLDA:
         totals = self._totals[len(self.senses) :].to(category.logits)
         return CountMixture(mixing, means, totals, concentrations)
 
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the category that was ``order[k]`` by the name k in every draw, with its own topic, or in its table."""
+        if self._kept is None:
+            return
+        if port in self.views:
+            self._kept = self._kept.rename(self.views.index(port), order)
+        else:
+            self._kept = relabelled(self._kept, order.to(self._kept.words.device).expand(len(self._kept.words), -1))
+
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws and the mean total of a row per sense; nothing before the first fit."""
         return {} if self._kept is None else {**self._kept.tensors(), "totals": self._totals}

@@ -85,6 +85,12 @@ class Profiles:
         chain = torch.arange(len(order), device=order.device).unsqueeze(-1)
         return self._map(lambda part: part[chain, order])
 
+    def rename(self, view: int, order: Tensor) -> Self:
+        """Make category ``order[y]`` of a view its category y; ``order`` is ``(Y,)``."""
+        tables = list(self.tables)
+        tables[view] = tables[view][..., order.to(tables[view].device)]
+        return replace(self, tables=tuple(tables))
+
     def without_opinion(self, views: Sequence[Tensor]) -> Self:
         """Make the tables of views that no row tells anything of uniform: draws from their prior would be opinions."""
         silent = [bool((view == view[..., :1]).all()) for view in views]
@@ -234,7 +240,7 @@ def heard_rows(counts: Tensor, category: Categorical, views: Sequence[Message], 
         told = told | ~view.is_vacuous()
     if int(told.sum()) < category.size:
         raise DataError(
-            f"too few rows to fit a {who}",
+            f"too few rows to fit {'an' if who == 'mlda' else 'a'} {who}",
             expected=f"at least {category.size} rows that say anything, for as many categories",
             found=f"{int(told.sum())} of {len(told)}",
             fix="make the category variable smaller, or give more rows",

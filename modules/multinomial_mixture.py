@@ -249,8 +249,12 @@ class MultinomialMixture:
         return CountMixture(mixing, [phi], self._total.to(phi).reshape(1), None if total is None else [total])
 
     def relabel(self, port: str, order: Tensor) -> None:
-        """Call the category that was ``order[k]`` by the name k, in every draw."""
-        if self._kept is not None:
+        """Call the category that was ``order[k]`` by the name k in every draw, or in its table."""
+        if self._kept is None:
+            return
+        if port in self.views:
+            self._kept = self._kept.rename(self.views.index(port), order)
+        else:
             self._kept = self._kept.relabel(order.to(self._kept.words.device).expand(len(self._kept.words), -1))
 
     def state(self) -> Mapping[str, Tensor]:

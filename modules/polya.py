@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from serket.modules.counts import countable
 from serket.modules.gibbs import draw_labels
 from serket.modules.multinomial import Heard, Prior, Profiles, draw_profiles, label_logits
 
@@ -37,7 +38,8 @@ class Bursts:
 
     @classmethod
     def of(cls, counts: Tensor) -> Self:
-        """Take counts ``(N, V)`` or ``(C, N, V)`` apart."""
+        """Take counts ``(N, V)`` or ``(C, N, V)`` apart; raises DataError where there are too many."""
+        counts = countable(counts)
         totals = counts.sum(-1) if counts.dim() > 2 else counts.sum(-1).unsqueeze(0)
         cells = counts.flatten(0, -2)
         row, word = cells.nonzero().unbind(1)

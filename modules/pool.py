@@ -8,7 +8,7 @@ import torch
 
 from serket.errors import GraphError
 from serket.messages import Message
-from serket.modules.chain import Layout
+from serket.modules.layout import Layout
 from serket.protocol import Evidence, Port, Reply, Role
 from serket.registry import register
 

@@ -51,7 +51,8 @@ class Seen:
             location, scale = wide.mean(0).to(points), wide.std(0).to(points)
             still = scale <= 4 * torch.finfo(points.dtype).eps * points.abs().amax(0)
             if bool(still.all()):
-                raise DataError("the data do not vary", expected="rows that differ", found="equal rows")
+                raise DataError("the data do not vary", expected="rows that differ", found="equal rows",
+                                fix="check the array, or leave the module out")  # fmt: skip
             return location, torch.where(still, 1.0, scale)
         assert self.info is not None and self.precision is not None
         message = Gaussian(self.info, self.precision.expand(len(self.info), -1, -1))

@@ -230,6 +230,18 @@ class Clusters:
         self.exponents = rules.exponents
         return FitReport(iterations, history={"log_likelihood": curve})
 
+    def relabel(self, port: str, order: Tensor) -> None:
+        """Call the concept that was ``order[k]`` by the name k, or the category of a view."""
+        if self._standing is None:
+            return
+        order = order.to(self._standing.log_weights.device)
+        if port == "concept":
+            self._standing = self._standing.relabelled(order)
+        else:
+            parts = list(self._standing.emissions)
+            parts[self.names.index(port)] = cast(Categories, parts[self.names.index(port)]).renamed(order)
+            self._standing = replace(self._standing, emissions=tuple(parts))
+
     def state(self) -> Mapping[str, Tensor]:
         """Return the parameters of every view, the units of Gaussian ones, log-weights, and the views' weights."""
         if self._standing is None:

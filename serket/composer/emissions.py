@@ -281,6 +281,10 @@ class Categories:
         """Reorder."""
         return replace(self, table=self.table[order])
 
+    def renamed(self, order: Tensor) -> Categories:
+        """Reorder the view's own categories."""
+        return replace(self, table=self.table[:, order])
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Return ``table``."""
         return {"table": self.table}

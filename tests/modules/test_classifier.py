@@ -193,6 +193,15 @@ def test_many_dimensions(size, hidden):
     assert max(found) < 0.03
 
 
+def test_a_label_of_which_nothing_is_said_costs_no_evidence():
+    """p(y | z) sums to one over y: as the message on y fades, the evidence goes to that of the inbox."""
+    module, _ = loaded(2)
+    inbox = inboxes(2)
+    for scale in (1e-9, 0.0):
+        faded = infer(module, {**inbox, "label": Categorical(scale * inbox["label"].logits.clamp_min(-9) + 2)})
+        torch.testing.assert_close(faded.log_evidence, inbox["latent"].log_z() + 2)
+
+
 def test_an_improper_inbox_is_answered_by_silence():
     module, _ = loaded(2)
     inbox = inboxes(2)
@@ -311,6 +320,9 @@ def test_mistakes_are_named():
         taught(belief, group + 0.5, 6)
     with pytest.raises(GraphError, match="label port is categorical"):
         Classifier(ports(2, 3), targets="gaussian")
+    for where, options in ((ports(2, 3), {}), (ports(2), {"targets": "gaussian"})):
+        with pytest.raises(GraphError, match="'classes' of a classifier"):
+            Classifier(where, classes=4, **options)
     module, _ = loaded(2)
     with pytest.raises(GraphError, match="both data and a label port"):
         infer(module, inboxes(2), torch.zeros(ROWS, 1))

@@ -169,6 +169,18 @@ def test_little_data_has_a_documented_answer():
         fit(torch.full((4, 2), torch.nan, dtype=torch.float64))
 
 
+def test_states_called_by_other_names_say_the_same():
+    module, order = made(), torch.tensor([2, 0, 1])
+    module.load(parameters())
+    values, inbox = problem()
+    evidence = Evidence.of(values, sequence=SEQUENCE)
+    before = module.infer({"state": inbox}, evidence, generator=generator(0))
+    module.relabel("state", order)
+    after = module.infer({"state": Categorical(inbox.logits[:, order])}, evidence, generator=generator(0))
+    torch.testing.assert_close(after.messages["state"].logits, before.messages["state"].logits[:, order])
+    torch.testing.assert_close(after.log_evidence, before.log_evidence)
+
+
 def test_mistakes_are_told():
     with pytest.raises(GraphError, match="'kappa' of an hmm"):
         made(kappa=0)

@@ -8,8 +8,9 @@ from torch.nn.functional import one_hot
 
 from serket.errors import DataError, GraphError, StateError
 from serket.messages import Categorical, Family
-from serket.modules import Markov, chain
-from serket.modules.chain import Chain, Layout, advanced, backward, counted, forward, pairs
+from serket.modules import Markov, forward_backward
+from serket.modules.forward_backward import Chain, advanced, backward, counted, forward, pairs
+from serket.modules.layout import Layout
 from serket.modules.niw import draw_dirichlet
 from serket.protocol import Evidence, Port, Role
 from tests.modules import paths
@@ -94,7 +95,7 @@ def check_counts():
     logits = messages(6)
     layout = Layout.of(rows_of())
     one, packed = Chain(initial.log(), transitions.log()), layout.packed(logits)
-    first, moves, total, posterior = chain.counted(one, packed, layout.steps)
+    first, moves, total, posterior = forward_backward.counted(one, packed, layout.steps)
     expected_first, expected = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
     found = {}
     after = backward(one, packed, layout.steps)[0]
@@ -144,7 +145,7 @@ def drawn_prior(chains, layout, alpha, g):
 
 
 def functions(one, states, readings, layout):
-    first, moves = chain.tallied(states, 2, layout.steps)
+    first, moves = forward_backward.tallied(states, 2, layout.steps)
     return {
         "initial": one.initial[:, 0].exp(),
         "stay 0": one.transitions[:, 0, 0].exp(),
@@ -168,7 +169,7 @@ def geweke(seed, chains=1000, sweeps=30):
     prior = functions(fresh, fresh_states, draw_readings(fresh_states, g), layout)
     for _ in range(sweeps):
         readings = draw_readings(states, g)
-        one, states, _ = chain.sweep(one, EMISSION.T[readings].log(), layout.steps, alpha, g)
+        one, states, _ = forward_backward.sweep(one, EMISSION.T[readings].log(), layout.steps, alpha, g)
     return largest_z(functions(one, states, draw_readings(states, g), layout), prior)
 
 
@@ -182,7 +183,7 @@ def check_sampled_paths(chains=4000, keep=12, limit=0.02):
     logits = 1.5 * torch.randn(6, 2, generator=g, dtype=torch.float64)
     every = paths.paths(2, 6)
     packed = every[:, layout.order]
-    first, moves = chain.tallied(packed, 2, layout.steps)
+    first, moves = forward_backward.tallied(packed, 2, layout.steps)
     log_weight = _polya(first, alpha) + _polya(moves, alpha).sum(-1) + logits[torch.arange(6), every].sum(-1)
     weight = log_weight.softmax(0)
     exact = (weight[:, None, None] * (every[:, :, None] == every[:, None, :])).sum(0)
@@ -190,7 +191,7 @@ def check_sampled_paths(chains=4000, keep=12, limit=0.02):
     one, _ = drawn_prior(chains, layout, alpha, g)
     together, ones = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
     for step in range(40 + keep):
-        one, states, _ = chain.sweep(one, layout.packed(logits), layout.steps, alpha, g)
+        one, states, _ = forward_backward.sweep(one, layout.packed(logits), layout.steps, alpha, g)
         if step >= 40:
             found = states[:, layout.order.argsort()]
             together += (found[:, :, None] == found[:, None, :]).double().mean(0) / keep
@@ -398,7 +399,7 @@ def calibration(replications, seed, rows=20, draws=19):
     one, _ = drawn_prior(replications, layout, alpha, g)
     kept = []
     for step in range(60 + 12 * draws):
-        one, _, _ = chain.sweep(one, logits, layout.steps, alpha, g)
+        one, _, _ = forward_backward.sweep(one, logits, layout.steps, alpha, g)
         if step >= 60 and (step - 60) % 12 == 11:
             kept.append(one)
 
@@ -419,18 +420,18 @@ def test_simulation_based_calibration_long():
 
 
 def _transposed(monkeypatch):
-    honest = chain._stepped
-    monkeypatch.setattr(chain, "_stepped", lambda logits, into: honest(logits, into.mT))
+    honest = forward_backward._stepped
+    monkeypatch.setattr(forward_backward, "_stepped", lambda logits, into: honest(logits, into.mT))
 
 
 def _own_inbox_left(monkeypatch):
-    honest = chain.forward
+    honest = forward_backward.forward
 
     def forward(*given):
         found = honest(*given)
         return replace(found, predicted=found.filtered)
 
-    monkeypatch.setattr(chain, "forward", forward)
+    monkeypatch.setattr(forward_backward, "forward", forward)
 
 
 def _no_backward(monkeypatch):
@@ -438,7 +439,7 @@ def _no_backward(monkeypatch):
         none = logits.new_zeros(len(one.initial), *logits.shape[-2:])
         return none, none[..., 0]
 
-    monkeypatch.setattr(chain, "backward", backward)
+    monkeypatch.setattr(forward_backward, "backward", backward)
 
 
 def _joined(monkeypatch):
@@ -453,26 +454,26 @@ def _products_of_marginals(monkeypatch):
             first = posterior[:, earlier.start : earlier.start + step.stop - step.start]
             yield step, first.unsqueeze(-1) * posterior[:, step].unsqueeze(-2)
 
-    monkeypatch.setattr(chain, "pairs", pairs)
+    monkeypatch.setattr(forward_backward, "pairs", pairs)
 
 
 def _label_off_by_one(monkeypatch):
-    honest = chain.tallied
-    monkeypatch.setattr(chain, "tallied", lambda states, *given: honest(states.roll(1, -1), *given))
+    honest = forward_backward.tallied
+    monkeypatch.setattr(forward_backward, "tallied", lambda states, *given: honest(states.roll(1, -1), *given))
 
 
 def _no_initial(monkeypatch):
-    honest = chain.advanced
+    honest = forward_backward.advanced
 
     def advanced(one, before, logits):
         return honest(Chain(torch.zeros_like(one.initial).log_softmax(-1), one.transitions), before, logits)
 
-    monkeypatch.setattr(chain, "advanced", advanced)
+    monkeypatch.setattr(forward_backward, "advanced", advanced)
 
 
 def _prior_dropped(monkeypatch):
-    honest = chain.draw_dirichlet
-    monkeypatch.setattr(chain, "draw_dirichlet", lambda alpha, g: honest(alpha + 0.5, g))
+    honest = forward_backward.draw_dirichlet
+    monkeypatch.setattr(forward_backward, "draw_dirichlet", lambda alpha, g: honest(alpha + 0.5, g))
 
 
 def _sampled_forward(monkeypatch):
@@ -483,7 +484,7 @@ def _sampled_forward(monkeypatch):
         race = ahead.filtered - torch.empty_like(ahead.filtered).exponential_(generator=g).log()
         return race.argmax(-1), ahead.increments.sum(-1)
 
-    monkeypatch.setattr(chain, "draw_paths", draw_paths)
+    monkeypatch.setattr(forward_backward, "draw_paths", draw_paths)
 
 
 PLANTED = [

@@ -531,6 +531,20 @@ def test_empty_rows_teach_nothing_and_a_sense_may_be_missing_everywhere():
     assert all(bool(values.isfinite().all()) for values in module.state().values())
 
 
+def test_categories_called_by_other_names_say_the_same():
+    module, order = MLDA({"category": Port(Role.PARENT, Family.CATEGORICAL, 3)}, topics=4), torch.tensor([2, 0, 1])
+    g = generator()
+    words, weights = dirichlet(torch.ones(2, 4, 5), g).log(), dirichlet(torch.ones(2, 3), g).log()
+    module.load({"words": words, "log_weights": weights, "totals": torch.ones(1)})
+    counts = Evidence.of(torch.randint(0, 4, (6, 5), generator=g).double())
+    silence = {"category": Categorical.vacuous((6,), 3, dtype=torch.float64)}
+    before = module.infer(silence, counts, generator=g).messages["category"].logits
+    module.relabel("category", order)
+    assert torch.equal(module.state()["words"][:, 3], words[:, 3])  # the topic that is nobody's own
+    after = module.infer(silence, counts, generator=g).messages["category"].logits
+    torch.testing.assert_close(after, before[:, order], rtol=0.02, atol=0.02)
+
+
 def test_bad_input_is_named():
     parts, _ = scenes(7)
     bad = [parts[0].clone(), parts[1]]

@@ -8,6 +8,7 @@ from scipy.stats import dirichlet_multinomial
 from sklearn.metrics import adjusted_rand_score
 from torch.nn.functional import one_hot
 
+from serket.errors import DataError
 from serket.messages import Categorical, Dirichlet, Family
 from serket.modules import polya
 from serket.modules.multinomial import Heard, Prior, Profiles
@@ -226,3 +227,8 @@ def test_the_concentration_is_learnt_a_warm_start_keeps_it_and_words_are_told_of
     draws = predicted.sample((3000,))
     torch.testing.assert_close(draws.var(0).sum(), predicted.variance.sum(), rtol=0.1, atol=0)
     assert math.isclose(float(predicted.mean.sum()), float(counts.sum(-1).mean()), rel_tol=1e-4)
+
+
+def test_more_tokens_than_memory_holds_are_refused():
+    with pytest.raises(DataError, match=r"(?s)too many.*fix: write tokens"):
+        Bursts.of(torch.tensor([[1e12, 3.0]]))

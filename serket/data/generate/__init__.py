@@ -13,6 +13,7 @@ from serket.data.generate.keypad import keypad
 from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
 from serket.data.generate.objects import objects
+from serket.data.generate.spoken import spoken
 
 __all__ = ["GENERATED"]
 
@@ -26,5 +27,6 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "landmarks": landmarks,
     "lawn": lawn,
     "objects": objects,
+    "spoken": spoken,
 }
 """By the name that ``data:`` and ``--data`` take."""

@@ -233,6 +233,11 @@ def test_mistakes_are_named():
     for options in ({"alpha": 0.0}, {"draws": 0}, {"scatter": -1.0}, {"kappa": math.nan}, *wrong):
         with pytest.raises(GraphError, match=next(iter(options))):
             build(4, **options)
+    for options in ({"downward": "tilted"}, {"downward": "particles"}):
+        with pytest.raises(GraphError, match="is not bound"):
+            build(4, **options)
+    with pytest.raises(GraphError, match="does not send"):
+        build(4, 2, particles=10)
     for options in ({"sweeps": 0}, {"sweeps": 10}, {"restarts": 0}, {"method": "fast"}):
         with pytest.raises(GraphError, match=next(iter(options))):
             fitted(points, 0, **options)
@@ -254,6 +259,15 @@ def test_mistakes_are_named():
         module.fit(
             Evidence.of(points), {"component": vacuous(200, 3), "observation": messages(200, 2)}, generator=generator()
         )
+
+
+def test_other_names_reach_every_draw_however_many_were_loaded():
+    _, state = loaded(2, 3, 2)
+    module = build(3, 2)  # 8 draws, of which the state has 2
+    module.load(state)
+    module.relabel("component", torch.tensor([1, 2, 0]))
+    for name in ("means", "cholesky", "log_weights"):
+        torch.testing.assert_close(module.state()[name], state[name][:, [1, 2, 0]])
 
 
 def test_predictions_can_be_sampled():
