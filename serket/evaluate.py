@@ -52,6 +52,10 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     notes: list[str] = []
     if len(chosen) < 2 ** len(keys) - 1:
         notes.append(f"subsets: of {len(keys)} data keys only single ones, all but one, and all are measured")
+    if model.graph.rounds and not model.rounds:
+        notes.append(
+            "rounds: none was run, for no module that learns hears the others (feedback is off, or none learns)"
+        )
     shared, concept, below = shared_variable(model), concept_variable(model), integrated(model)
     label = None if dataset.label is None else dataset.label[dataset.test]
     steps, done = len(chosen) + len(keys), 0
