@@ -18,6 +18,7 @@ __all__ = ["imagined_grid", "rounds_of_learning", "subset_accuracy"]
 Array: TypeAlias = NDArray[Any]
 
 INK, PALE, ACCENT, SECOND = "#222222", "#bbbbbb", "#0b6e99", "#d9822b"
+_LEAST_SPAN = 0.04  # nats a row on the axes of rounds
 _MARKS = {
     "probe_accuracy": ("probe accuracy", ACCENT, "o", 5),
     "concept_ari": ("concept ARI", SECOND, "D", -11),
@@ -132,6 +133,7 @@ def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
     places = range(len(steps))
     best = [max(step["evidence"], step["before"]) for step in steps]
     axes[0].step([-1, *places], [steps[0]["before"], *best], where="post", color=ACCENT)
+    axes[0].ticklabel_format(axis="y", useOffset=False)
     axes[0].set_title("evidence of validation rows, nats a row", fontsize=8, color=INK, loc="left")
     for axis, name in zip(axes[1:], names, strict=True):
         for kept, fill, color in ((True, ACCENT, ACCENT), (False, "white", SECOND)):
@@ -150,6 +152,9 @@ def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
     starts = [x for x, step in enumerate(steps) if x == 0 or steps[x - 1]["round"] != step["round"]]
     axes[-1].set_xticks([x - 0.5 for x in starts], [f"round {steps[x]['round']}" for x in starts], ha="left")
     for axis in axes:
+        low, high = axis.get_ylim()
+        if high - low < _LEAST_SPAN:  # next to nothing looks like next to nothing
+            axis.set_ylim((low + high - _LEAST_SPAN) / 2, (low + high + _LEAST_SPAN) / 2)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color=PALE, linewidth=0.4)
         axis.tick_params(colors=INK, labelsize=7)
