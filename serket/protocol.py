@@ -161,9 +161,10 @@ class Module(Protocol):
     (how time grows, if not linearly), ``note`` (why it offers no evidence, for ``serket check``), ``masks`` (``"row"``
     or ``"dimension"``), ``plate`` (``"time"`` if the rows of a sequence are answered together, else ``"row"``),
     ``listens`` (it has data but learns from messages too: it is fitted after the modules that need none), ``warm``
-    (numbers among the options of ``fit``: at most so many in a refit from where it stands), and ``own_prior`` (a
-    message without batch dimensions per port: used when the module owns a variable's prior, and divided out of replies
-    that include it).
+    (numbers among the options of ``fit``: at most so many in a refit from where it stands), ``choices`` (values worth
+    comparing on validation rows, by option, or by ``fit.`` and a key of ``fit:``), and ``own_prior`` (a message without
+    batch dimensions per port: used when the module owns a variable's prior, and divided out of replies that include
+    it).
     """
 
     @property
@@ -255,6 +256,7 @@ class Traits:
     plate: Literal["row", "time"] = "row"
     listens: bool = False
     warm: Mapping[str, int] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     own_prior: Mapping[str, Message] = field(default_factory=dict)
 
 
