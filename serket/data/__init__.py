@@ -3,6 +3,7 @@
 from serket.data.dataset import Dataset, content_hash
 from serket.data.generate import GENERATED
 from serket.data.load import load
+from serket.data.scarce import few_pairs, missing_at_random
 from serket.data.source import EMBEDDED, IMAGES
 
-__all__ = ["EMBEDDED", "GENERATED", "IMAGES", "Dataset", "content_hash", "load"]
+__all__ = ["EMBEDDED", "GENERATED", "IMAGES", "Dataset", "content_hash", "few_pairs", "load", "missing_at_random"]
