@@ -2,7 +2,9 @@
 
 from serket.composer.clusters import Clusters
 from serket.composer.linear_gaussian import LinearGaussianComposer
+from serket.composer.mixture_of_experts import MixtureOfExperts
+from serket.composer.mixture_of_products import MixtureOfProducts
 from serket.composer.naming_game import NamingGame
 from serket.composer.product import Product
 
-__all__ = ["Clusters", "LinearGaussianComposer", "NamingGame", "Product"]
+__all__ = ["Clusters", "LinearGaussianComposer", "MixtureOfExperts", "MixtureOfProducts", "NamingGame", "Product"]

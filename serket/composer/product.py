@@ -1,16 +1,18 @@
-"""Product of experts: the views are one variable, each believed as far as it is trusted."""
+"""Product of experts: the views are one variable, each believed as far as it is trusted, or intersected."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product as all_combinations
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from serket.errors import GraphError, ShapeError
+from serket.composer.intersection import intersected
+from serket.composer.rules import of_one_size, per_view, propped
+from serket.errors import GraphError
 from serket.messages import Family, Gaussian, Message, leave_one_out, moment_match
 from serket.protocol import Evidence, Port, Reply, Role
 from serket.registry import register
@@ -29,14 +31,19 @@ class Product:
     one Gaussian by its moments: conflicting views widen it. The reply at ``shared`` is tilted, and the cost doubles
     with each robust view.
 
+    With ``rule: covariance_intersection`` the exponents sum to 1 over the views that speak, and are chosen per row so
+    that log det of the precision is greatest: whatever evidence the views share, the belief is not too narrow (Julier &
+    Uhlmann 1997). Towards a view the others are intersected. Weights look at precisions alone: nothing is tilted.
+
     Args:
         ports: ``shared`` (parent) and ``views`` (children), all Gaussian and of one size.
         trust: exponent in (0, 1] on the views' messages: one number, or one per view in order.
         robust: eps in [0, 1) of every view, or one per view.
+        rule: ``product``, or ``covariance_intersection``.
 
     Raises:
         ShapeError: a view has another size than ``shared``, or there are not as many numbers as views.
-        GraphError: a number is out of its range.
+        GraphError: a number is out of its range, or robust views are to be intersected.
     """
 
     ports: Mapping[str, Port] = {
@@ -45,21 +52,16 @@ class Product:
     }
 
     def __init__(
-        self, ports: Mapping[str, Port], trust: float | list[float] = 1.0, robust: float | list[float] = 0.0
+        self,
+        ports: Mapping[str, Port],
+        trust: float | list[float] = 1.0,
+        robust: float | list[float] = 0.0,
+        rule: Literal["product", "covariance_intersection"] = "product",
     ) -> None:
         self.ports = ports
-        self.views = tuple(name for name in ports if name != "shared")
-        for name in self.views:
-            if ports[name].size != ports["shared"].size:
-                raise ShapeError(
-                    "a product needs views of one size",
-                    where=name,
-                    expected=f"size {ports['shared'].size}, as shared",
-                    found=f"size {ports[name].size}",
-                    fix="use linear_gaussian, which maps views of any size",
-                )
-        self.trust = _per_view("trust", trust, len(self.views))
-        self.robust = _per_view("robust", robust, len(self.views))
+        self.views = of_one_size(ports, "product")
+        self.trust = per_view("trust", trust, len(self.views))
+        self.robust = per_view("robust", robust, len(self.views))
         if not all(0 < value <= 1 for value in self.trust) or not all(0 <= value < 1 for value in self.robust):
             raise GraphError(
                 "trust or robust is out of range",
@@ -73,11 +75,21 @@ class Product:
                 found=str(len(self.views)),
                 fix="combine some views in a product of their own first",
             )
-        self.exact = not self.doubtful and set(self.trust) == {1.0}
+        self.intersects = rule == "covariance_intersection"
+        if self.intersects and self.doubtful:
+            raise GraphError(
+                "robust views cannot be intersected",
+                expected="robust (some view may lie) or covariance_intersection (views may share evidence)",
+                found=f"rule {rule}, robust {list(self.robust)}",
+                fix="choose one; or intersect what shares evidence in a product of its own first",
+            )
+        self.exact = not (self.doubtful or self.intersects) and set(self.trust) == {1.0}
         tempered = f"its views are trusted with {list(self.trust)}" if set(self.trust) != {1.0} else ""
         doubted = f"its views may lie, robust {list(self.robust)}" if self.doubtful else ""
-        self.note = " and ".join(filter(None, [tempered, doubted]))
+        crossed = "its views are intersected, for they may share evidence" if self.intersects else ""
+        self.note = " and ".join(filter(None, [tempered, doubted, crossed]))
         self.cost = "linear, times 2^views (robust)" if self.doubtful else "linear"
+        self.cost = "linear, times views (covariance intersection)" if self.intersects else self.cost
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), ports["shared"].size or 0)}
 
     def infer(
@@ -88,13 +100,16 @@ class Product:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Multiply the views; see the class. Evidence is exact, or none where a view is trusted or robust."""
+        """Multiply the views; see the class. Evidence is exact, or none with an option that bends the product."""
         asked = [name for name in self.ports if ports is None or name in ports]
         above = cast(Gaussian, inbox["shared"])
         said = {name: cast(Gaussian, inbox[name]) ** t for name, t in zip(self.views, self.trust, strict=True)}
         if self.doubtful:
             return self._infer_robust(above, said, asked)
         nothing = Gaussian.vacuous((len(evidence),), above.size, dtype=above.dtype, device=above.device)
+        if self.intersects:
+            start = {name: nothing if name == "shared" else above for name in asked}
+            return Reply({n: intersected(start[n], [m for view, m in said.items() if view != n]) for n in asked})
         cavities, belief = leave_one_out(above, list(said.values()))
         replies = {"shared": leave_one_out(nothing, list(said.values()))[1], **dict(zip(said, cavities, strict=True))}
         messages = {name: replies[name] for name in asked}
@@ -103,7 +118,7 @@ class Product:
 
     def _infer_robust(self, above: Gaussian, said: Mapping[str, Gaussian], asked: Sequence[str]) -> Reply:
         # c needs a proper reference; where nothing above is, the composer's own N(0, I) stands in.
-        reference = above.where(above.is_proper(), above * _standard(above))
+        reference = propped(above)
         messages: dict[str, Message] = {}
         eps = dict(zip(self.views, self.robust, strict=True))
         for name in asked:
@@ -120,10 +135,6 @@ class Product:
             weights = torch.cat([weights.log_softmax(-1) + math.log1p(-eps[name]), lies], 1)
             messages[name] = _project(weights, [*parts, reference.full()])
         return Reply(messages, tilted=frozenset({"shared"}))
-
-
-def _standard(like: Gaussian) -> Gaussian:
-    return Gaussian.standard((), like.size, dtype=like.dtype, device=like.device).expand(len(like.info))
 
 
 def _mixture(
@@ -152,10 +163,3 @@ def _mixture(
 def _project(log_weights: Tensor, parts: Sequence[Gaussian]) -> Gaussian:
     means = torch.stack([part.mean() for part in parts], 1)
     return moment_match(log_weights, means, torch.stack([part.covariance() for part in parts], 1))
-
-
-def _per_view(name: str, value: float | list[float], views: int) -> tuple[float, ...]:
-    values = tuple(value) if isinstance(value, list) else (value,) * views
-    if len(values) != views:
-        raise ShapeError(f"{name} does not fit the views", expected=f"one number, or {views}", found=str(len(values)))
-    return values

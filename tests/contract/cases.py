@@ -198,6 +198,7 @@ CATEGORY = Family.CATEGORICAL
 TABLE = [[[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]], [[0.25, 0.25, 0.5], [0.6, 0.4, 0.0]]]
 BODY = {"shared": parent(2), "views[0]": child(3), "views[1]": child(4)}
 EQUAL = {"shared": parent(2), "views[0]": child(2), "views[1]": child(2)}
+THREE = {**EQUAL, "views[2]": child(2)}
 AGENTS = {f"agents[{a}]": child(3, CATEGORY) for a in range(3)}
 CAUSES = {"given[0]": parent(2), "given[1]": parent(1)}
 LINEAR = {"matrix": [[1.0, 0.5, -1.0], [0.3, -2.0, 0.7]], "noise": [[0.5, 0.2], [0.2, 0.4]], "offset": [1.0, -2.0]}
@@ -289,6 +290,12 @@ CASES = [
     Case("composer", "product", "plain", EQUAL),
     Case("composer", "product", "trust", EQUAL, {"trust": [0.5, 1.0]}, full=True),
     Case("composer", "product", "robust", EQUAL, {"robust": [0.2, 0.0], "trust": 0.8}),
+    Case("composer", "product", "intersection", EQUAL, {"rule": "covariance_intersection"}),
+    Case("composer", "product", "intersection-trust", THREE, {"rule": "covariance_intersection", "trust": 0.5}, full=True),
+    Case("composer", "mixture_of_experts", "diagonal", EQUAL),
+    Case("composer", "mixture_of_experts", "full", THREE, full=True),
+    Case("composer", "mixture_of_products", "diagonal", EQUAL),
+    Case("composer", "mixture_of_products", "full", THREE, full=True),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}, deterministic=True),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True, deterministic=True),
     Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
