@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serket.comparison import Comparison, compare
 from serket.engine import Result as Beliefs
 from serket.errors import ConvergenceWarning, SerketError
 from serket.fitting import fit
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Beliefs",
     "Categorical",
+    "Comparison",
     "ConvergenceWarning",
     "Dirichlet",
     "Evidence",
@@ -47,6 +49,7 @@ __all__ = [
     "SerketError",
     "Trainable",
     "check",
+    "compare",
     "extrinsic",
     "fit",
     "hypotheses",

@@ -5,5 +5,16 @@ from serket.data.generate import GENERATED
 from serket.data.load import load
 from serket.data.scarce import few_pairs, missing_at_random
 from serket.data.source import EMBEDDED, IMAGES
+from serket.data.splits import another_split
 
-__all__ = ["EMBEDDED", "GENERATED", "IMAGES", "Dataset", "content_hash", "few_pairs", "load", "missing_at_random"]
+__all__ = [
+    "EMBEDDED",
+    "GENERATED",
+    "IMAGES",
+    "Dataset",
+    "another_split",
+    "content_hash",
+    "few_pairs",
+    "load",
+    "missing_at_random",
+]

@@ -1,0 +1,169 @@
+"""Composers on the same frozen modules: what is chosen on which rows, what is kept, and what is refused."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+
+from serket.comparison import run
+from serket.comparison.bench import Bench
+from serket.comparison.cases import divided
+from serket.data import few_pairs, load
+from serket.errors import DataError, SerketError
+from serket.store import Partial
+from tests.comparison.problems import GRAPH, compared, data
+
+
+def graph(**changes):
+    changed = copy.deepcopy(GRAPH)
+    changed.update(changes)
+    return changed
+
+
+def test_modules_are_the_same_to_the_bit_under_every_composer(monkeypatch):
+    seen, composed = [], Bench.composed
+
+    def watched(self, *args):
+        seen.append(composed(self, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(Bench, "composed", watched)
+    table = compared("linear_gaussian,product,fickle", pairs=[20, "all"])
+    assert len(seen) == 2 * (2 + 2 + 3), "of fickle two candidates"
+    states = [{name: one.model.modules[name].state() for name in "abc"} for one in seen]
+    for state in states[1:]:
+        assert all(state[n][key].equal(value) for n, first in states[0].items() for key, value in first.items())
+    assert all(cell.values["thawed"] == [] for cell in table.cells)
+    assert "concepts" not in seen[0].model.modules, "what stands on the shared latent has no part in it"
+
+
+def test_options_are_chosen_on_validation_rows_and_no_test_label_is_looked_at():
+    source = data()
+    chosen = compared("fickle,fickle:deaf=true", source=source)
+    fickle, deaf = (cell.values for cell in chosen.cells)
+    assert fickle["chosen"] == {"deaf": False} and deaf["chosen"] == {}
+    assert fickle["validation"] > deaf["validation"] + 0.1 and chosen.best() == "fickle"
+    lies = source.label.copy()
+    lies[source.test] = 1 - lies[source.test]
+    lied = compared("fickle", source=data(label=lies)).cells[0].values
+    assert (lied["validation"], lied["chosen"]) == (fickle["validation"], fickle["chosen"])
+    assert lied["joint"] == pytest.approx(1 - fickle["joint"])
+
+
+def test_without_labels_what_views_say_of_each_other_decides():
+    source = data()
+    bare = load({key: source.arrays[key] for key in "abc"} | {"test": source.test}, list("abc"))
+    table = compared("linear_gaussian,fickle:deaf=true", source=bare)
+    assert table.best() == "linear_gaussian" and not table.labelled
+    assert table.spread("linear_gaussian", "explained").mean > table.spread("fickle:deaf=true", "explained").mean + 0.1
+    assert table.spread("linear_gaussian", "joint") is None and "strict" not in str(table)
+    with pytest.raises(DataError, match="no labels to teach"):
+        compared("product", source=bare, labels=[10])
+
+
+def test_rows_are_judged_by_a_share_of_the_complete_and_of_the_others():
+    source = few_pairs(data(), 20, seed=0)
+    learn, judge = divided(source, 0)
+    whole = np.stack([*source.masks.values()]).all(0)
+    assert sorted([*learn, *judge]) == sorted(source.train)
+    assert whole[judge].sum() == 3 and (~whole)[judge].sum() == round(0.15 * 3 * 40)
+    assert not np.array_equal(judge, divided(source, 1)[1])
+
+
+def test_a_probe_of_few_labels_is_taught_so_many_of_a_class_by_the_first_view(monkeypatch):
+    taught = []
+    scores = run.by_labels.__globals__["probe_scores"]
+
+    def watched(latents, labels, *rest):
+        taught.append((latents, labels))
+        return scores(latents, labels, *rest)
+
+    monkeypatch.setitem(run.by_labels.__globals__, "probe_scores", watched)
+    table = compared("linear_gaussian", labels=[3, 500])
+    assert [np.bincount(labels).tolist() for _, labels in taught[1:]][0] == [3, 3]
+    source = data()
+    assert len(taught[2][1]) == len(source.train), "a class gives what it has"
+    assert set(table.sections) > {"3 labels a class on a, read from"}
+    assert table.spread("linear_gaussian", "labels.3.accuracy.b").mean > 0.6
+
+
+def test_a_composer_that_cannot_serve_says_why_in_its_row():
+    sizes = {**GRAPH["variables"], "z_b": {"family": "gaussian", "size": 3}}
+    table = compared("product,linear_gaussian,clusters", graph=graph(variables=sizes))
+    assert "product needs views of one size" in table.cannot("product", "all rows")
+    assert "shared" in table.cannot("clusters", "all rows") and table.cannot("linear_gaussian", "all rows") is None
+    text = str(table)
+    assert "product          cannot: composers.body: a product needs views of one size" in text
+    assert table.best() == "linear_gaussian"
+    assert "cannot" in table.as_dict()["table"]["all rows"]["product"]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
+    measured, pretrained = run.measured, Bench.pretrained
+    calls = []
+    monkeypatch.setattr(run, "measured", lambda *args: calls.append("cell") or measured(*args))
+    monkeypatch.setattr(
+        Bench, "pretrained", lambda self, *args, **more: calls.append("modules") or pretrained(self, *args, **more)
+    )
+
+    def stop(done, total, text):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    options = {"seeds": 2, "labels": [2]}
+    with pytest.raises(KeyboardInterrupt), Partial(tmp_path / "out") as kept:
+        compared("product,linear_gaussian", kept=kept, report=stop, **options)
+    assert calls == ["modules", "cell", "cell"]
+    with Partial(tmp_path / "out") as kept:
+        resumed = compared("product,linear_gaussian,fickle:deaf=true", kept=kept, **options)
+    assert calls[3:] == ["cell", "modules", "cell", "cell", "cell"], "the modules of seed 0 were kept, too"
+    afresh = compared("product,linear_gaussian,fickle:deaf=true", **options)
+
+    def timeless(table):
+        return [{k: v for k, v in cell.values.items() if "cpu" not in k} for cell in table.cells]
+
+    assert timeless(resumed) == timeless(afresh)
+
+
+def test_modules_see_only_what_a_case_leaves_of_the_views(monkeypatch):
+    seen, pretrained = [], Bench.pretrained
+
+    def watched(self, rows, *args, **more):
+        seen.append(np.stack([*rows.masks.values()])[:, rows.train].mean())
+        return pretrained(self, rows, *args, **more)
+
+    monkeypatch.setattr(Bench, "pretrained", watched)
+    table = compared("linear_gaussian", pairs=["all"], missing=0.5)
+    assert seen[0] == 1 and 0.4 < seen[1] < 0.7
+    assert table.cases == ("all rows", "0.5 of the views missing")
+
+
+@pytest.mark.parametrize(
+    ("composers", "changes", "options", "told"),
+    [
+        ("kernle,product", {}, {}, "available: .*linear_gaussian.*product"),
+        ("product:robust", {}, {}, "option=value, after a colon"),
+        (",", {}, {}, "no composer to compare"),
+        ("product", {"composers": {}, "variables": {k: v for k, v in GRAPH["variables"].items() if k == "z_a"},
+                     "modules": {"a": GRAPH["modules"]["a"]}}, {}, "has no composer to put another in the place of"),
+        ("product", {"composers": {"body": {"type": "linear_gaussian",
+                                            "ports": {"shared": "shared", "views": ["z_a"]}, "private": 1}},
+                     "variables": {k: v for k, v in GRAPH["variables"].items() if k in ("z_a", "shared", "kind")},
+                     "modules": {k: GRAPH["modules"][k] for k in ("a", "concepts")}}, {}, "'body' has one view"),
+        ("product", {"modules": {k: GRAPH["modules"][k] for k in ("a", "b", "concepts")}}, {}, "reads data is bound to"),
+        ("product", {}, {"seeds": 0}, "no such number of seeds"),
+        ("product", {}, {"labels": [0]}, "no such number of labels"),
+        ("product", {}, {"pairs": ["some"]}, "whole numbers, or all"),
+        ("product", {}, {"pairs": [999]}, "0 to 60"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told(composers, changes, options, told):
+    with pytest.raises(SerketError) as caught:
+        compared(composers, graph=graph(**changes), **options)
+    assert re.search(told, str(caught.value)), str(caught.value)
+
+
+def test_an_unknown_option_of_one_composer_stands_in_its_row():
+    table = compared("product:truts=0.5,product")
+    assert "truts" in table.cannot("product:truts=0.5", "all rows") and table.cannot("product", "all rows") is None
