@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError, listed
 from serket.messages import Categorical, Family, Gaussian, Message, pooled_moments
-from serket.modules.head import Labels, Layers, Observed, Targets, View, forward, rule
+from serket.modules.head import FINE, Labels, Layers, Observed, Targets, View, forward, rule
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -101,11 +101,13 @@ class Classifier:
         info, precision = above.full().mask(torch.zeros_like(told)).tensors().values()
         log_evidence = above.log_z()
         answered = (told & proper).nonzero().flatten()
-        for rows in answered.split(self._block()):
-            view = View.of(inside[rows], self._layers(weights))
+        basis, layers = self._seen_of(weights)
+        for rows in answered.split(self._block(len(basis))):
+            view = View.of(inside[rows], basis, layers)
             message, log_integral = getattr(view, self.upward)(self._seen(known[rows], weights))
-            info = info.index_put((rows,), message.info)
-            precision = precision.index_put((rows,), message.precision)
+            back = basis.mT.expand(len(rows), *basis.mT.shape)
+            info = info.index_put((rows,), (back @ message.info.unsqueeze(-1)).squeeze(-1))
+            precision = precision.index_put((rows,), back @ message.precision @ back.mT)
             log_evidence = log_evidence.index_put((rows,), log_evidence[rows] + log_integral)
         messages: dict[str, Message] = {"latent": Gaussian(info, precision)} if "latent" in asked else {}
         if "label" in self.ports:
@@ -311,14 +313,30 @@ class Classifier:
 
     def _outputs(self, belief: Gaussian, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return f at the points of a rule under beliefs, ``(rows, points, K)``, and the points' log-weights."""
-        blocks = torch.arange(len(belief.info), device=belief.device).split(self._block())
-        layers, (places, share) = self._layers(weights), (part.to(belief.info) for part in rule(self.size))
-        return torch.cat([View.of(belief[rows], layers).outputs(places) for rows in blocks]), share
+        basis, layers = self._seen_of(weights)
+        places, share = (part.to(belief.info) for part in rule(len(basis)))
+        blocks = torch.arange(len(belief.info), device=belief.device).split(self._block(len(basis)))
+        return torch.cat([View.of(belief[rows], basis, layers).outputs(places) for rows in blocks]), share
 
-    def _block(self) -> int:
-        """Rows at a time, so that the Hessians at their points stay in some tens of megabytes."""
-        width = max([self.size, *self.hidden, self.classes or 10])
-        return max(1, 2**22 // (len(rule(self.size)[0]) * width**2))
+    def _seen_of(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Layers]:
+        """Return what f sees of z: orthonormal directions B, ``(R, D)``, and the network from B z to y.
+
+        A linear classifier sees one direction less than it has categories, for a softmax does not hear what all its
+        inputs share. Integrals over R dimensions instead of D are exact for the rest, on which f does not depend.
+        """
+        layers = self._layers(weights)
+        weight, bias = layers[0]
+        if not self.hidden and self.targets == "categorical":
+            weight = weight - weight.mean(0)
+        _, values, basis = torch.linalg.svd(weight, full_matrices=False)
+        seen = values > 10 * torch.finfo(values.dtype).eps * values.amax()
+        basis = basis[: max(1, int(seen.sum()))]
+        return basis, [(weight @ basis.mT, bias), *layers[1:]]
+
+    def _block(self, size: int) -> int:
+        """Rows at a time, so that a layer at their points stays in some tens of megabytes."""
+        width = max([size, *self.hidden, self.classes or 10])
+        return max(1, 2**22 // (len(rule(size, FINE)[0]) * width))
 
     def _fitted(self, like: Message) -> dict[str, Tensor]:
         if not self.weights:

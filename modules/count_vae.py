@@ -14,6 +14,7 @@ from serket.errors import DataError, ShapeError, StateError
 from serket.messages import Dirichlet, Family, Message
 from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
 from serket.modules.network import Optimiser, initial, layers, maximise
+from serket.modules.simplex import bag_of
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 from serket.rows import row_normal, row_uniform
@@ -23,15 +24,25 @@ __all__ = ["CountVAE"]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 
+_BLOCK = 2**22
+"""Numbers in one layer at the points of so many rows as are projected at once."""
+
 
 @register("count_vae")
 class CountVAE:
     """p(x | pi) = likelihood(x; decoder(pi)), pi on the simplex, and an encoder that sends prod_v pi_v^c_v(x).
 
-    The potential is a bag of c_v(x) >= 0 real-valued words: what a topic model or a mixture above counts. q(pi | x) is
-    the inbox times the potential, a Dirichlet; trained on ELBO = E_q log p(x | pi) - KL(q || inbox normalised), draws
-    having implicit gradients (Figurnov et al. 2018). The inbox is uniform on the simplex unless the graph's ``prior:``
-    or a module above says otherwise.
+    The potential is a bag of c_v(x) >= 0 real-valued words: what a topic model or a mixture above counts. In training
+    q(pi | x) is the inbox times the encoder's, a Dirichlet, and ELBO = E_q log p(x | pi) - KL(q || inbox normalised) is
+    climbed, draws having implicit gradients (Figurnov et al. 2018). The inbox is uniform on the simplex unless the
+    graph's ``prior:`` or a module above says otherwise.
+
+    An encoder is one function for all rows, and errs in each. So what is sent is not its counts, but those that the
+    decoder stands for: for which Dirichlet(1 + c) has the mean and the total variance of p(x | pi), normalised
+    (:func:`~serket.modules.simplex.bag_of`), found from the encoder's. Error of the belief's mean under a uniform
+    inbox: below 0.01 on two and three words, where sums are over a lattice; on five, 0.01 in the median and up to 0.03.
+    The potential is the same under every inbox, and no Dirichlet is right under all: under those that say something,
+    0.03 in the median and up to 0.1.
 
     Args:
         ports: ``words``, a Dirichlet parent of V words.
@@ -39,6 +50,7 @@ class CountVAE:
         likelihood: gaussian, bernoulli (data in [0, 1]) or categorical (columns of category numbers).
         variance: of the Gaussian likelihood, in units of the data's overall variance; learnt unless given.
         tokens: the most words a row can hold; a row with more is scaled down.
+        points: of the sampling, on four words and more; 0 sends the encoder's counts.
     """
 
     ports: Mapping[str, Port] = {"words": Port(Role.PARENT, Family.DIRICHLET)}
@@ -53,10 +65,11 @@ class CountVAE:
         likelihood: LikelihoodName = "gaussian",
         variance: Positive | Literal["learnt"] = "learnt",
         tokens: Positive = 200.0,
+        points: Annotated[int, Ge(0)] = 384,
     ) -> None:
         self.ports = ports
         self.size = ports["words"].size or 0
-        self.hidden, self.tokens = list(hidden), tokens
+        self.hidden, self.tokens, self.points = list(hidden), tokens, points
         self.variance = None if variance == "learnt" else variance
         self.likelihood = LIKELIHOODS[likelihood]
         self.weights: dict[str, Tensor] = {}
@@ -81,7 +94,7 @@ class CountVAE:
             weights = self._fitted(above)
             with torch.no_grad():
                 inputs = self.likelihood.inputs(self._checked(evidence.values.to(above.dtype), weights), weights)
-                potential = Dirichlet(self._counts(weights, inputs)).mask(evidence.present)
+                potential = Dirichlet(self._bag(weights, inputs)).mask(evidence.present)
                 cavity = above.mask(above.is_proper())
                 q = cavity * potential
                 drawn = _row_dirichlet(generator, evidence.row_id, self.evidence_draws, q.concentration)
@@ -191,6 +204,23 @@ class CountVAE:
     def _counts(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         counts = F.softplus(layers(weights, "encoder", inputs, len(self.hidden) + 1))
         return counts * (self.tokens / counts.sum(-1, keepdim=True).clamp_min(self.tokens))
+
+    def _bag(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the counts that are sent, ``(rows, V)``."""
+        guess = self._counts(weights, inputs)
+        if not self.points:
+            return guess
+        width = max(*self.hidden, self.size, self.likelihood.outputs(weights))
+        step = max(1, _BLOCK // (max(self.points, 1600) * width))
+        found = []
+        for seen, some in zip(inputs.split(step), guess.split(step), strict=True):
+
+            def log_prob(pi: Tensor, seen: Tensor = seen) -> Tensor:
+                output = self._decode(weights, pi)  # once, where all rows look at the same points
+                return self.likelihood.log_prob(output.expand(-1, len(seen), -1), seen, weights)
+
+            found.append(bag_of(log_prob, some, self.points, self.tokens))
+        return torch.cat(found)
 
     def _decode(self, weights: Mapping[str, Tensor], drawn: Tensor) -> Tensor:
         # Around zero, of order one, whatever V.

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from serket.modules.simplex import log_beta, proposals, uniforms
+
 __all__ = ["integrate"]
 
 _SHARES = (0.0, 0.2, 0.5, 0.9)
@@ -39,9 +41,8 @@ def integrate(
     if extra is None and not bool((counts > 0).any()):
         return counts.new_zeros(len(phi), len(counts), categories), None, None
     parts = len(_SHARES) * categories
-    each = -(-points // parts)
-    uniform = torch.quasirandom.SobolEngine(2 * topics, scramble=True, seed=0).draw(each * parts).to(phi)
-    uniform = uniform.clamp(1e-6, 1 - 1e-6).reshape(parts, each, 2, topics)
+    uniform = uniforms(parts, points, topics).to(phi)
+    each = uniform.shape[1]
     filled = int((counts > 0).sum(-1).max()) if len(counts) else 0
     step = max(1, _BLOCK // max(1, each * parts * max(filled, topics * categories)))
     found = []
@@ -62,8 +63,8 @@ def _block(
     width = max(1, int((counts > 0).sum(-1).max())) if len(counts) else 1
     order = (counts > 0).to(torch.int8).argsort(stable=True, dim=-1, descending=True)[:, :width]
     told = counts.gather(-1, order)
-    log_theta, log_ratio = _proposals(_mean_field(told, phi.mean(0).mT[order], bases), uniform)
-    target = log_ratio.unsqueeze(-1) + log_theta @ (bases - 1).mT - _log_b(bases)  # (N, P, K)
+    log_theta, log_ratio = proposals(_mean_field(told, phi.mean(0).mT[order], bases), uniform)
+    target = log_ratio.unsqueeze(-1) + log_theta @ (bases - 1).mT - log_beta(bases)  # (N, P, K)
     theta, tiny = log_theta.exp(), torch.finfo(phi.dtype).tiny
     weights = []
     for one in phi:
@@ -88,25 +89,3 @@ def _mean_field(counts: Tensor, words: Tensor, bases: Tensor, iterations: int = 
         shares = counts.unsqueeze(-2) / (expected @ words.mT).clamp_min(tiny)  # (N, K, L)
         gamma = bases + expected * (shares @ words)
     return torch.cat([bases + share * (gamma - bases) for share in _SHARES], 1)
-
-
-def _proposals(gammas: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Points log theta ``(N, P, Z)`` of a mixture of Dirichlets ``(N, K, Z)``, and minus their log-density ``(N, P)``.
-
-    A Gamma(a + 1) is near (a + 2/3) (1 + c x)^3 with x normal (Marsaglia & Tsang 2000); instead of being rejected, a
-    point has the ratio of both densities as a weight, which is part of the second result.
-    """
-    a = gammas.unsqueeze(-2)  # (N, K, 1, Z)
-    d = a + 2 / 3
-    x, u = torch.special.ndtri(uniform[:, :, 0]), uniform[:, :, 1]  # (K, P, Z)
-    c = (9 * d).rsqrt()
-    log_v = 3 * (1 + c * x).clamp_min(1e-6).log()
-    log_weight = x.square() / 2 + d * (log_v - log_v.exp()) + a * d.log() + (3 * d * c).log() - (a + 1).lgamma()
-    log_weight = (log_weight + math.log(2 * math.pi) / 2).sum(-1).flatten(1)
-    log_theta = (d.log() + log_v + u.log() / a).log_softmax(-1).flatten(1, 2)  # Gamma(a) = Gamma(a + 1) U^(1/a)
-    density = log_theta @ (gammas - 1).mT - _log_b(gammas).unsqueeze(-2)  # (N, P, K)
-    return log_theta, log_weight - (density.logsumexp(-1) - math.log(gammas.shape[-2]))
-
-
-def _log_b(alpha: Tensor) -> Tensor:
-    return alpha.lgamma().sum(-1) - alpha.sum(-1).lgamma()
