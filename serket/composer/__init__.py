@@ -1,10 +1,19 @@
 """How messages become a shared latent."""
 
 from serket.composer.clusters import Clusters
+from serket.composer.joint import JointComposer
 from serket.composer.linear_gaussian import LinearGaussianComposer
 from serket.composer.mixture_of_experts import MixtureOfExperts
 from serket.composer.mixture_of_products import MixtureOfProducts
 from serket.composer.naming_game import NamingGame
 from serket.composer.product import Product
 
-__all__ = ["Clusters", "LinearGaussianComposer", "MixtureOfExperts", "MixtureOfProducts", "NamingGame", "Product"]
+__all__ = [
+    "Clusters",
+    "JointComposer",
+    "LinearGaussianComposer",
+    "MixtureOfExperts",
+    "MixtureOfProducts",
+    "NamingGame",
+    "Product",
+]

@@ -298,6 +298,11 @@ CASES = [
     Case("composer", "mixture_of_products", "full", THREE, full=True),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}, deterministic=True),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True, deterministic=True),
+    *[Case("composer", "joint", objective, {**BODY, "views[2]": child(2)}, {"objective": objective, **NETWORK},
+           fit_options=BRIEF)
+      for objective in ("jmvae", "telbo", "mvae", "mmvae", "mopoe", "mvtcae", "mmjsd", "mmvae_plus", "dmvae")],
+    Case("composer", "joint", "full", BODY, {**NETWORK, "objective": "mmvae_plus", "private": 2}, fit_options=BRIEF,
+         full=True),
     Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
     Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
          full=True, **TOGETHER),
@@ -314,5 +319,5 @@ TRAINABLE = [
     case
     for case in CASES
     if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
-    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "linear_gaussian"))
+    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
 ]

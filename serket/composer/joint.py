@@ -1,0 +1,319 @@
+"""The joint composer: a small VAE over the modules' latents, trained on any of nine objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from serket.composer.experts import combined, standard
+from serket.composer.factor_analysis import in_units
+from serket.composer.latent_vae import Draws, Networks, Views
+from serket.composer.networks import Schedule, climb
+from serket.composer.objectives import OBJECTIVES, Minibatch
+from serket.composer.readings import cubature, features, pushed, semidefinite
+from serket.errors import DataError, GraphError, MessageError
+from serket.messages import Family, Gaussian, Message, pooled_moments
+from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
+from serket.registry import register
+from serket.rows import row_normal
+
+__all__ = ["JointComposer"]
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0)]
+Name = Literal["jmvae", "telbo", "mvae", "mmvae", "mopoe", "mvtcae", "mmjsd", "mmvae_plus", "dmvae"]
+
+
+@register("joint", kind="composer")
+class JointComposer:
+    """p(s) prod_m N(z_m; f_m(s, w_m), diag v_m), inferred by encoders that read the views' messages.
+
+    The data of this VAE are messages: log p(x_m | s) is the log of the integral of p(z_m | s) m_m(z_m) over z_m, in
+    closed form, so that a message counts by its precision, and one that says nothing counts 0. Objectives: see
+    :mod:`serket.composer.objectives`; survey: Suzuki & Matsuo (2022). Replies are Gaussian projections.
+
+    Args:
+        ports: ``shared`` (parent) and ``views`` (children), Gaussian, of any sizes.
+        objective: what is maximised, and with it how a subset of the views is inferred.
+        hidden: widths of the hidden layers, encoder order; none makes every network a linear map.
+        private: dimensions each view keeps to itself (mmvae_plus, dmvae).
+        alpha: weight of the divergences from unimodal encoders (jmvae, mvtcae).
+        beta: weight of the divergences from the prior; 1 is a bound.
+        samples: importance samples a row (mmvae, mmvae_plus).
+    """
+
+    ports: Mapping[str, Port] = {
+        "shared": Port(Role.PARENT, Family.GAUSSIAN),
+        "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
+    }
+    warm: Mapping[str, int] = {"epochs": 30}
+    choices: Mapping[str, tuple[Any, ...]] = {"fit.noise": (0.3, 0.6), "fit.epochs": (100, 200)}
+    evidence_draws = 16
+
+    def __init__(
+        self,
+        ports: Mapping[str, Port],
+        objective: Name = "mvae",
+        hidden: list[Count] = [128],  # noqa: B006
+        private: Count | None = None,
+        alpha: Share | None = None,
+        beta: Positive = 1.0,
+        samples: Count | None = None,
+    ) -> None:
+        self.ports = ports
+        self.names = tuple(name for name in ports if name != "shared")
+        self.size = ports["shared"].size or 0
+        self.objective, self.spec = objective, OBJECTIVES[objective]
+        self.hidden, self.beta = list(hidden), beta
+        self.private = int(self._chosen("private", private) or 0)
+        self.alpha = self._chosen("alpha", alpha) or 0.0
+        self.samples = int(self._chosen("samples", samples) or 1)
+        self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
+        self.cost = "exponential in views" if self.spec.rule == "mixture_of_products" else "linear"
+        self.weights: dict[str, Tensor] = {}
+
+    def infer(
+        self,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        *,
+        generator: torch.Generator,
+        ports: frozenset[str] | None = None,
+    ) -> Reply:
+        """Reply with q(s | views) over N(0, I) towards s, with p(z | s's inbox, other views) towards a view.
+
+        A view hears the moments of its decoder over cubature points of q(s | others), its private part drawn from
+        N(0, I). ``log_evidence`` is a lower bound, by importance samples from q(s | views) (Burda et al. 2016). Where
+        the inbox of s and the views leave s improper, N(0, I) joins in.
+        """
+        above = cast(Gaussian, inbox["shared"])
+        networks = self._networks(self._fitted(), above.info)
+        views, units = self._views(inbox, networks.weights)
+        with torch.no_grad():
+            experts, privates = networks.encode(views)
+            told = _over_prior(self._posterior(networks, views, experts, views.present))
+            messages: dict[str, Message] = {}
+            for name in (name for name in self.ports if ports is None or name in ports):
+                if name == "shared":
+                    messages[name] = told
+                    continue
+                others = views.present.clone()
+                others[self.names.index(name)] = False
+                rest, _ = _proper(above * _over_prior(self._posterior(networks, views, experts, others)))
+                points = cubature(self.size + self.private, above.info).unsqueeze(1)
+                s = rest.shift(points[..., : self.size].expand(-1, len(evidence), -1))
+                w = points[..., self.size :].expand(-1, len(evidence), -1) if self.private else None
+                decoded, scale = networks.decode(name, s, w), networks.weights[f"{name}.scale"]
+                messages[name] = pushed(decoded, networks.variance(name), networks.weights[f"{name}.location"], scale)
+            bound = self._bound(networks, views, privates, above, told, generator, evidence.row_id)
+        return Reply(messages, log_evidence=bound + units, bound="lower")
+
+    def fit(
+        self,
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        epochs: Count = 150,
+        batch: Count = 256,
+        learning_rate: Positive = 3e-3,
+        schedule: Schedule = "cosine",
+        noise: Share = 0.3,
+        clip: Share = 0.0,
+        decay: Share = 0.0,
+    ) -> FitReport:
+        """Maximise the objective over all rows in which any view speaks, by minibatches, from where it stood.
+
+        Args:
+            evidence: not used: a composer has no data.
+            inbox: the views' messages; a missing view is vacuous. What the inbox says of ``shared`` is not used.
+            generator: of weights, order and noise.
+            owned: not used: N(0, I) has nothing to learn.
+            progress: called after every epoch.
+            epochs: passes over the rows.
+            batch: rows per step.
+            learning_rate: of Adam, at the start.
+            schedule: ``cosine`` lets it fall to zero, ``constant`` leaves it.
+            noise: deviation of the noise added to what encoders see, in units of each latent's deviation.
+            clip: the largest norm of a step's gradient; 0 is no limit.
+            decay: of the weights (AdamW).
+
+        Raises:
+            DataError: fewer than two rows in which any view speaks; no complete row for a joint encoder.
+            MessageError: the objective is no longer a number.
+        """
+        if not self.weights:
+            self.weights = self._initial(inbox, generator)
+        like = cast(Gaussian, inbox["shared"]).info
+        fixed = {name: value.to(like) for name, value in self.weights.items() if name not in self.parameters()}
+        learnt = {name: value.to(like).clone().requires_grad_() for name, value in self.parameters().items()}
+        networks = self._networks({**fixed, **learnt}, like)
+        views, _ = self._views(inbox, fixed)
+        speaks = views.present.any(0).nonzero().flatten()
+        self._check(views.present[:, speaks])
+        views, draws = views[speaks], Draws(generator)
+
+        def value(rows: Tensor) -> Tensor:
+            seen = views[rows]
+            return self._value(networks, seen.noisy(noise, draws) if noise else seen, draws)
+
+        report = climb(
+            value,
+            learnt,
+            len(speaks),
+            generator=generator,
+            progress=progress,
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            clip=clip,
+            decay=decay,
+        )
+        self.weights = {**fixed, **{name: value.detach() for name, value in learnt.items()}}
+        return report
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Return the weights, and the units of each view."""
+        return self._fitted()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        self.weights = dict(state)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Return the part of the state that gradients may change: all but the units."""
+        return {n: value for n, value in self._fitted().items() if not n.endswith((".location", ".scale"))}
+
+    def _value(self, networks: Networks, views: Views, draws: Draws) -> Tensor:
+        return self.spec.value(Minibatch(networks, views, draws, self.alpha, self.beta, self.samples))
+
+    def _posterior(self, networks: Networks, views: Views, experts: Gaussian, chosen: Tensor) -> Gaussian:
+        """Return q(s | a set of views), N(0, I) where it is empty."""
+        q = combined(self.spec.rule, experts, chosen)
+        if not self.spec.joint or not bool(chosen.all(0).any()):
+            return q
+        everything = networks.encode_all(views)
+        return (everything * standard(everything.info)).where(chosen.all(0), q)
+
+    def _bound(
+        self,
+        networks: Networks,
+        views: Views,
+        privates: list[Gaussian],
+        above: Gaussian,
+        told: Gaussian,
+        generator: torch.Generator,
+        row_id: Tensor,
+    ) -> Tensor:
+        """log (1/K) sum_k inbox(s_k) prod_m r_m(s_k, w_k) p(w_k) / (q(s_k) q(w_k)), q(s) = inbox times told."""
+        q, proper = _proper(above * told)
+        count, size = self.evidence_draws, self.size + self.private * len(self.names)
+        noise = row_normal(generator, row_id, (count, size), dtype=above.dtype).transpose(0, 1)
+        s, left = q.shift(noise[..., : self.size]), noise[..., self.size :]
+        total = q.log_z() - _bare(q, s) + _bare(above, s)
+        for view, private in enumerate(privates):
+            w = None
+            if self.private:
+                own = private * standard(private.info)
+                w, left = own.shift(left[..., : self.private]), left[..., self.private :]
+                # N(w; 0, I) / q(w), q = N(0, I) times the potential
+                total = total + own.log_z() - standard(own.info).log_z() - _bare(private, w)
+            reading = networks.read(views, view, s, w)
+            total = total + torch.where(views.present[view], reading, 0.0)
+        bound = total.logsumexp(0) - math.log(count)
+        return torch.where(proper, bound, math.inf)
+
+    def _views(self, inbox: Mapping[str, Message], weights: Mapping[str, Tensor]) -> tuple[Views, Tensor]:
+        """Return what is seen, in units, and what evidence in units lacks, ``(rows,)``."""
+        messages, constants = [], []
+        for name in self.names:
+            message, scale = semidefinite(name, cast(Gaussian, inbox[name])), weights[f"{name}.scale"]
+            message, constant = in_units(message, weights[f"{name}.location"].to(message.info), scale.to(message.info))
+            messages.append(message)
+            constants.append(constant)
+        present = torch.stack([~message.is_vacuous() for message in messages])
+        total = torch.stack(constants)
+        views = Views(tuple(messages), tuple(map(features, messages)), present, torch.zeros_like(total))
+        return views, total.sum(0)
+
+    def _initial(self, inbox: Mapping[str, Message], generator: torch.Generator) -> dict[str, Tensor]:
+        """Fit the units; draw the weights."""
+        sizes = {name: self.ports[name].size or 0 for name in self.names}
+        like = cast(Gaussian, inbox["shared"]).info
+        drawn = Networks.initial(sizes, self.hidden, self.size, self.private, self.spec.joint, like, generator)
+        weights = dict(drawn.weights)
+        for name in self.names:
+            location, variance = pooled_moments(cast(Gaussian, inbox[name]))
+            weights |= {f"{name}.location": location, f"{name}.scale": variance.sqrt()}
+            if self.objective == "mmvae_plus":
+                weights[f"{name}.log_auxiliary"] = like.new_zeros(self.private)
+        return weights
+
+    def _check(self, present: Tensor) -> None:
+        rows = present.shape[1]
+        if rows < 2:
+            raise DataError(
+                "a composer needs rows to learn from",
+                expected="two rows or more with some view present",
+                found=str(rows),
+                fix="check the masks and the row numbers in train",
+            )
+        if self.spec.joint and not bool(present.all(0).any()):
+            others = ", ".join(name for name, spec in OBJECTIVES.items() if not spec.joint)
+            raise DataError(
+                f"no row has every view, so the joint encoder of {self.objective} has nothing to learn from",
+                expected="rows in which all views are present",
+                found=f"{rows} rows, all of them incomplete",
+                fix=f"choose an objective without a joint encoder: {others}",
+            )
+
+    def _networks(self, weights: Mapping[str, Tensor], like: Tensor) -> Networks:
+        here = {name: value.to(like) for name, value in weights.items()}
+        return Networks(self.names, here, len(self.hidden) + 1, self.size, self.private)
+
+    def _chosen(self, option: str, given: float | None) -> float | None:
+        """Return an option or its default; refuse one of no effect."""
+        default = getattr(self.spec, option)
+        if given is not None and default is None:
+            users = ", ".join(name for name, spec in OBJECTIVES.items() if getattr(spec, option) is not None)
+            raise GraphError(
+                f"'{option}' has no effect on objective {self.objective}",
+                expected=f"no '{option}', or one of the objectives that use it: {users}",
+                found=f"{option}: {given}",
+                fix="remove it, or change the objective",
+            )
+        return default if given is None else given
+
+    def _fitted(self) -> dict[str, Tensor]:
+        if not self.weights:
+            raise MessageError(
+                "the composer was never fitted", fix="fit the graph, or load a run: serket.load(directory)"
+            )
+        return self.weights
+
+
+def _over_prior(q: Gaussian) -> Gaussian:
+    """Return q / N(0, I), at most as wide as N(0, I): a wider q keeps its mean, as exp(eta' s), and no precision."""
+    precision = q.precision.clamp_min(1.0)
+    return Gaussian(q.info / q.precision * precision, precision - 1)
+
+
+def _proper(message: Gaussian) -> tuple[Gaussian, Tensor]:
+    """Return the message, with N(0, I) in the rows where it is improper; and which rows are proper."""
+    proper = message.is_proper()
+    return message.where(proper, message * standard(message.info)), proper
+
+
+def _bare(message: Gaussian, s: Tensor) -> Tensor:
+    """Return eta' s - s' Lambda s / 2, ``(draws, rows)``."""
+    pulled = message.precision * s if message.diagonal else (s.unsqueeze(-2) @ message.precision).squeeze(-2)
+    return ((message.info - pulled / 2) * s).sum(-1)
