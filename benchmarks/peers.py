@@ -52,12 +52,13 @@ def environment():
 
 
 def peer_cells(views, splits, seeds, epochs):
-    """Run what is not there yet, in order of seed, split and peer; return the file of every (peer, split, seed)."""
+    """Run what is not there yet, the quick peers first; return the file of every (peer, split, seed)."""
     python, folder = environment(), CACHE / "cells"
     folder.mkdir(exist_ok=True)
     data = load("digits", views)
     cells, jobs = {}, []
-    for seed, split, peer in product(range(seeds), range(splits), PEERS):
+    wanted = product(range(seeds), range(splits), PEERS)
+    for seed, split, peer in sorted(wanted, key=lambda one: (one[0], one[2].startswith("MMVAE"), one[1])):
         source = folder / f"{'-'.join(views)}.{split}.npz"
         if not source.exists():
             mine = another_split(data, split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -143,6 +144,12 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write numbers, text and pictures; see :func:`serket.comparison.save.save`."""
+        from serket.comparison.save import save
+
+        return save(self, folder)
 
     def lines(self, width: int = WIDTH) -> list[str]:
         """Return the table as text, wide ones in parts that fit the width."""

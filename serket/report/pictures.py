@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["imagined_grid", "rounds_of_learning", "subset_accuracy"]
+__all__ = ["blank", "imagined_grid", "rounds_of_learning", "save_picture", "subset_accuracy"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -57,7 +57,7 @@ def imagined_grid(
     columns |= {f"sample {s + 1}": samples[:, s] for s in range(samples.shape[1])}
     width, height = shape or (16, 9)
     cell = 0.75 if shape else 0.8
-    figure = _figure(max(2.6, (cell * width / height + 0.04) * len(columns)), cell * len(true) + 0.7)
+    figure = blank(max(2.6, (cell * width / height + 0.04) * len(columns)), cell * len(true) + 0.7)
     axes = figure.subplots(len(true), len(columns), squeeze=False)
     low, high = float(true.min()), float(true.max())
     margin = 0.05 * (high - low) or 0.5
@@ -74,7 +74,7 @@ def imagined_grid(
                 _curve(axis, values, true[row], spread[row] if column == 1 and spread is not None else None)
                 axis.set_ylim(low - margin, high + margin)
     figure.suptitle(f"{to} imagined from {given}{'' if '+' in given else ' alone'}", fontsize=11, color=INK)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _curve(axis: Axes, values: Array, true: Array, spread: Array | None) -> None:
@@ -101,7 +101,7 @@ def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
             evidence = metrics.get("unlabelled", {}).get("evidence", {})
             evidence = evidence if isinstance(evidence, Mapping) else {"all": evidence}
             rows = {name: {"evidence": value} for name, value in evidence.items()}
-    figure = _figure(6.4, 0.34 * max(len(rows), 1) + 1.0)
+    figure = blank(6.4, 0.34 * max(len(rows), 1) + 1.0)
     axis = figure.subplots()
     for measure, (label, color, marker, offset) in _MARKS.items():
         if measure in measures:
@@ -117,7 +117,7 @@ def subset_accuracy(path: Path, metrics: Mapping[str, Any]) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(length=0, colors=INK, labelsize=8)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
@@ -128,7 +128,7 @@ def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
         steps: what was tried, as in ``metrics.json``: ``round``, ``what``, ``kept``, ``evidence``, ``before``.
     """
     names = list(dict.fromkeys(step["what"] for step in steps))
-    figure = _figure(6.4, 1.1 * (len(names) + 1) + 0.8)
+    figure = blank(6.4, 1.1 * (len(names) + 1) + 0.8)
     axes = figure.subplots(len(names) + 1, 1, sharex=True)
     places = range(len(steps))
     best = [max(step["evidence"], step["before"]) for step in steps]
@@ -158,17 +158,18 @@ def rounds_of_learning(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", color=PALE, linewidth=0.4)
         axis.tick_params(colors=INK, labelsize=7)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
     """Return a figure in inches that no global state knows of."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG: of the same picture the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

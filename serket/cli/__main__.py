@@ -1,0 +1,5 @@
+"""``python -m serket.cli``."""
+
+from serket.cli import main
+
+main()
