@@ -48,30 +48,38 @@ def by_subset(path: Path, table: Comparison) -> bool:
 
 
 def by_pairs(path: Path, table: Comparison) -> bool:
-    """Draw the mean of strict subsets by number of pairs; return whether there are two numbers or more."""
+    """Draw the mean of strict subsets, and coherence, by number of pairs; return whether there are two numbers.
+
+    Side by side, for a probe that is taught labels of every view reads single views well even where nothing aligns
+    them; what one view imagines of another does not.
+    """
     cases = [case for case in table.cases if case.endswith(" pairs") or case == "all rows"]
-    spreads = {name: [table.spread(name, "strict", case) for case in cases] for name in table.composers}
-    shown = {name: found for name, found in spreads.items() if any(found)}
+    shown = [name for name in table.composers if any(table.spread(name, "strict", case) for case in cases)]
     if len(cases) < 2 or not shown:
         return False
-    figure = blank(6.4, max(3.2, 0.19 * len(shown) + 1.2))
-    axis = figure.subplots()
-    ends = {}
-    for number, (name, found) in enumerate(shown.items()):
-        places = [place for place, spread in enumerate(found) if spread]
-        known = [spread for spread in found if spread]
-        colour = COLOURS[number % len(COLOURS)]
-        style: dict[str, Any] = {"color": colour, "marker": "os^D"[number // len(COLOURS) % 4], "markersize": 4, "linewidth": 1.2}
-        sd = [spread.sd for spread in known]
-        axis.errorbar(places, [spread.mean for spread in known], sd, capsize=2, elinewidth=0.7, **style)
-        ends[name] = (places[-1], known[-1].mean, colour)
-    axis.set_xticks(range(len(cases)), cases, fontsize=8, color=INK)
-    axis.set_xlim(-0.15, len(cases) - 1 + 0.1)
-    _labels(axis, ends)
-    axis.set_title("probe accuracy, mean of strict subsets", fontsize=9, color=INK, loc="left")
-    axis.grid(axis="y", color=PALE, linewidth=0.4)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=INK, labelsize=8, length=0)
+    figure = blank(9.0, max(3.2, 0.19 * len(shown) + 1.2))
+    axes = figure.subplots(1, 2)
+    titles = {"strict": "probe accuracy, mean of strict subsets", "coherence": "coherence, mean over pairs of views"}
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        ends = {}
+        for number, name in enumerate(shown):
+            found = [(place, table.spread(name, measure, case)) for place, case in enumerate(cases)]
+            known = [(place, spread.mean, spread.sd) for place, spread in found if spread]
+            if not known:
+                continue
+            places, means, sd = zip(*known, strict=True)
+            colour = COLOURS[number % len(COLOURS)]
+            style: dict[str, Any] = {"color": colour, "marker": "os^D"[number // len(COLOURS) % 4], "markersize": 4}
+            axis.errorbar(places, means, sd, capsize=2, elinewidth=0.7, linewidth=1.2, **style)
+            ends[name] = (places[-1], means[-1], colour)
+        axis.set_xticks(range(len(cases)), cases, fontsize=8, color=INK)
+        axis.set_xlim(-0.15, len(cases) - 1 + 0.1)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.grid(axis="y", color=PALE, linewidth=0.4)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=INK, labelsize=8, length=0)
+        if measure == "coherence" or not table.spread(shown[0], "coherence", cases[-1]):
+            _labels(axis, ends)
     save_picture(figure, path)
     return True
 

@@ -53,6 +53,11 @@ CASES = {
     "wrong_columns": (data(gps=np.zeros((3, 2)), wheel=np.zeros((3, 1))), "position", "infer position.yaml --data tiny.npz"),
     "no_data_named": (None, "position", "infer position.yaml"),
     "picture_format": (None, "position", "draw position.yaml --out graph.gif"),
+    "compare_no_place": (None, "position", "compare position.yaml --composers product"),
+    "compare_pairs": (data(), None, "compare tiny.yaml --composers product --pairs few"),
+    "compare_labels": (data(), None, "compare tiny.yaml --composers product --labels ten"),
+    "compare_unlabelled": (data(), None, "compare tiny.yaml --composers product --labels 10"),
+    "compare_out_is_a_file": (data(), None, "compare tiny.yaml --composers product --out tiny.npz"),
     "no_such_folder": (None, "position", "draw position.yaml --out nowhere/graph.mmd"),
     "out_is_a_folder": (data(gps=np.zeros((3, 1)), wheel=np.zeros((3, 1))), "position", "infer position.yaml --data tiny.npz --out d.npz"),
 }  # fmt: skip

@@ -1,0 +1,39 @@
+"""``serket compare``: its files, its table, and what it says of a wrong name."""
+
+import json
+
+import pytest
+
+from tests.cli.test_commands import tiny  # noqa: F401
+
+
+def test_a_comparison_writes_a_table_and_pictures(serket, tiny):  # noqa: F811
+    command = ["compare", "tiny.yaml", "--composers", "linear_gaussian,linear_gaussian:private=0,product"]
+    status, out, err = serket(*command, "--seeds", 1, "--splits", 2, "--pairs", "20,all", "--labels", 3, "--out", "c",
+                              "--json", "c.json")  # fmt: skip
+    assert status == 0, err
+    written = {str(path.relative_to(tiny / "c")) for path in (tiny / "c").rglob("*") if path.is_file()}
+    pictures = {f"figures/{name}.png" for name in ("subsets", "pairs", "imagined")}
+    assert written == {"compare.json", "compare.txt"} | pictures
+    assert not (tiny / "c.partial").exists()
+    assert all(len(line) <= 80 for line in out.splitlines())
+    table = json.loads((tiny / "c.json").read_text())
+    assert table == json.loads((tiny / "c/compare.json").read_text())
+    row = table["table"]["20 pairs"]["linear_gaussian:private=0"]
+    assert {"joint", "strict", "subsets.a", "ari", "coherence", "calibration", "cpu_seconds", "parameters",
+            "labels.3.accuracy.b"} <= set(row)  # fmt: skip
+    assert row["joint"]["n"] == 2 and "views of one size" in table["table"]["all rows"]["product"]["cannot"]
+    assert "cannot: composers.body: a product needs views of one size" in " ".join(out.split())
+    assert out.startswith((tiny / "c/compare.txt").read_text()[:-1])
+    assert err.count("compare: 12 steps") == 1
+
+    status, out, _ = serket(*command[:3], "linear_gaussian", "--seeds", 1, "--splits", 1, "--json", "-", "--out", "c")
+    assert status == 0 and json.loads(out)["table"]["all rows"]["linear_gaussian"]["joint"]["n"] == 1
+    assert not (tiny / "c/figures/pairs.png").exists(), "a picture of an earlier comparison"
+
+
+@pytest.mark.parametrize("name", ["linear_gausian", "joint:objektive"])
+def test_an_unknown_name_is_told_with_those_that_exist(serket, tiny, name):  # noqa: F811
+    status, _, err = serket("compare", "tiny.yaml", "--composers", name)
+    assert status == 2 and f"composer '{name}'" in err
+    assert "linear_gaussian" in err or "option=value" in err
