@@ -22,10 +22,12 @@ __all__ = [
     "Chain",
     "Filter",
     "advanced",
+    "ahead",
     "backward",
     "counted",
     "draw_paths",
     "forward",
+    "heard",
     "log_mean",
     "pairs",
     "smoothed",
@@ -73,17 +75,30 @@ def advanced(chain: Chain, before: Filter | None, message: Tensor) -> tuple[Filt
     Returns:
         The filter, the prediction log p(z_t | before t) ``(C, N, K)``, the increment log p(m_t | before t) ``(C, N)``.
     """
+    prediction = ahead(chain, before, 1, message.shape[-2])
+    filtered, increment = heard(prediction, message)
+    return filtered, prediction.filtered, increment
+
+
+def ahead(chain: Chain, before: Filter | None, steps: int, sequences: int = 1) -> Filter:
+    """Return the filter ``steps`` rows later, p(z_t) = sum_i p(z_t-1 = i) A[i, z_t]; with none before, pi."""
     if before is None:
-        prediction = chain.initial.unsqueeze(-2).expand(-1, message.shape[-2], -1)
-        weight = prediction.new_zeros(prediction.shape[:-1])
-    else:
-        prediction, weight = _stepped(before.filtered, chain.transitions.mT), before.weight
-    joint = prediction + message
+        prediction = chain.initial.unsqueeze(-2).expand(-1, sequences, -1)
+        before, steps = Filter(prediction, prediction.new_zeros(prediction.shape[:-1])), steps - 1
+    filtered = before.filtered
+    for _ in range(steps):
+        filtered = _stepped(filtered, chain.transitions.mT)
+    return Filter(filtered, before.weight)
+
+
+def heard(prediction: Filter, message: Tensor) -> tuple[Filter, Tensor]:
+    """Return the filter under one message per sequence, and the increments; see :func:`advanced`."""
+    joint = prediction.filtered + message
     increment = joint.logsumexp(-1)
     possible = increment.isfinite()
     passed = torch.where(possible, increment, 0.0)
-    filtered = torch.where(possible.unsqueeze(-1), joint - passed.unsqueeze(-1), prediction)
-    return Filter(filtered, weight + passed), prediction, increment
+    filtered = torch.where(possible.unsqueeze(-1), joint - passed.unsqueeze(-1), prediction.filtered)
+    return Filter(filtered, prediction.weight + passed), increment
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from serket.errors import DataError, GraphError, StateError
 from serket.messages import Categorical, Family, Message
-from serket.modules.forward_backward import Chain, Filter, advanced, counted, log_mean, smoothed, sweep
+from serket.modules.forward_backward import Chain, Filter, advanced, ahead, counted, heard, log_mean, smoothed, sweep
 from serket.modules.layout import Layout
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
@@ -159,6 +159,19 @@ class Markov:
         filtered, _, increment = advanced(self._fitted(message.device), before, message.logits.double())
         earlier = torch.zeros_like(increment) if before is None else before.weight
         return filtered, log_mean(earlier + increment) - log_mean(earlier)
+
+    def predicted(self, before: Filter | None, steps: int = 1) -> Filter:
+        """Carry the filter on by so many rows of which nothing is heard; None is before the first row."""
+        chain = self._fitted(torch.device("cpu") if before is None else before.weight.device)
+        return ahead(chain, before, steps)
+
+    def told(self, carried: Filter) -> Mapping[str, Message]:
+        """Return log p(z_t | what came before t), averaged over the draws by their evidence."""
+        return {"state": Categorical(carried.logits)}
+
+    def updated(self, predicted: Filter, inbox: Mapping[str, Message]) -> Filter:
+        """Take in the messages of this row."""
+        return heard(predicted, cast(Categorical, inbox["state"]).logits.double())[0]
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the draws of log pi and log A, ``(S, K)`` and ``(S, K, K)``; nothing before the first fit."""

@@ -15,6 +15,7 @@ from serket.messages import FAMILIES, Family, Message
 __all__ = [
     "Bound",
     "Evidence",
+    "Filters",
     "FitReport",
     "Generative",
     "Includes",
@@ -233,6 +234,26 @@ class Relabels(Module, Protocol):
 
     def relabel(self, port: str, order: Tensor) -> None:
         """Make category ``order[k]`` of the variable at a port its category k; ``order`` is ``(K,)``, a permutation."""
+        ...
+
+
+@runtime_checkable
+class Filters(Module, Protocol):
+    """A module of the time plate that can follow a stream: it carries what the past says from one row to the next.
+
+    What is carried is immutable, so that a stream can be taken up again where it was.
+    """
+
+    def predicted(self, before: Any, steps: int = 1) -> Any:
+        """Carry what is known on by so many rows; ``before`` is None at the first row."""
+        ...
+
+    def told(self, carried: Any) -> Mapping[str, Message]:
+        """Return what the past says, one row per port: the prior of this row's variable."""
+        ...
+
+    def updated(self, predicted: Any, inbox: Mapping[str, Message]) -> Any:
+        """Take in what this row's readings say of the variable."""
         ...
 
 

@@ -1,0 +1,362 @@
+"""One set of readings after another: the belief is carried, nothing else is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from serket.engine.blame import blamed
+from serket.engine.inference import Inference
+from serket.engine.plan import Call, Edge, Plan, plan
+from serket.errors import MessageError, SerketError
+from serket.graph.graph import Graph
+from serket.messages import Atoms, Gaussian, Message, projected
+from serket.protocol import Evidence, Filters, Module, extrinsic, traits
+from serket.rows import seeded
+
+__all__ = ["Carried", "Stepper"]
+
+OnError = Literal["fail", "skip", "restart"]
+MOST_RESTARTS = 3
+MOST_SWEEPS = 50
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """What goes from one set to the next: per module over time what the past says, and the time of the last set."""
+
+    filters: Mapping[str, Any]
+    time_ns: int | None = None
+
+
+class Stepper:
+    """Infers single sets as :func:`serket.engine.run` infers a batch of one row, without computing evidence.
+
+    With modules over time (:class:`serket.Filters`) the prior of their variables is what the past says; one row is one
+    ``frame_ns``, and a gap of several is predicted across. On a graph with a cycle, messages start where they were at
+    the last set. Memory does not grow.
+
+    Args:
+        graph: who is bound to what.
+        modules: fitted, by node name.
+        seed: as in :func:`serket.engine.run`.
+        dtype: of the messages.
+        device: where the modules live.
+        frame_ns: nanoseconds from one row to the next, in the data that modules over time were fitted on; None: every
+            set is the next row.
+        tau_ns: a reading reused at age a counts as its message to the power exp(-a / tau).
+        gates: per sensor, how many standard deviations its message may be from what all others say of its variable.
+        on_error: per sensor, what happens when its module raises or answers with NaN: ``fail`` passes the error on;
+            ``skip`` goes on without it; ``restart`` makes it anew by ``reload``, three times at most.
+        reload: returns a fresh module, by node name.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        modules: Mapping[str, Module],
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        frame_ns: int | None = None,
+        tau_ns: float | None = None,
+        gates: Mapping[str, float] | None = None,
+        on_error: Mapping[str, OnError] | None = None,
+        reload: Callable[[str], Module] | None = None,
+    ) -> None:
+        self.graph, self.modules, self.dtype, self.device = graph, dict(modules), dtype, device
+        self.plan: Plan = plan(graph, modules, dtype, device)
+        self.gates, self.on_error, self._reload = dict(gates or {}), dict(on_error or {}), reload
+        self._frame, self._tau = frame_ns, tau_ns
+        for name in self.gates:
+            _check_gate(self.plan, graph, name)
+        self._generators = {name: seeded(seed, name, device=device) for name in modules}
+        self._row = torch.zeros(1, dtype=torch.int64, device=device)
+        self._seen = torch.ones(1, dtype=torch.bool, device=device)
+        self._silent = Evidence.none(1, device)
+        self._own = {name: traits(module).own_prior for name, module in modules.items()}
+        self._restarts: dict[str, int] = {}
+        self._warm: dict[Edge, Message] = {}
+        self._blank: dict[Edge, Message] | None = None
+        self._last: dict[str, tuple[Any, Message]] = {}  # readings that policy `latest` may use again
+        self.state = Carried({name: None for name in self.plan.filters})
+
+    def step(
+        self, readings: Mapping[str, Any], time_ns: int = 0, ages_ns: Mapping[str, int] | None = None
+    ) -> Inference:
+        """Infer one set; none of the readings need be there, and then the belief is predicted.
+
+        Args:
+            readings: ``(D,)`` by data key.
+            time_ns: of the set.
+            ages_ns: of readings used again: how old they are.
+        """
+        seconds: dict[str, float] = {}
+        failed: dict[str, str] = {}
+        priors, carried = self._priors(time_ns)
+        said: dict[Edge, Message] = {}
+        evidence: dict[str, Evidence] = {}
+        for key, values in readings.items():
+            self._read(key, values, (ages_ns or {}).get(key), said, evidence, failed, seconds)
+        messages = self._pass(said, evidence, priors, failed, seconds)
+        gated: dict[str, float] = {}
+        while self.gates and (worst := self._farthest(messages, said, priors)) is not None:
+            key, away, edge = worst
+            gated[key] = away
+            del said[edge]
+            messages = self._pass(said, evidence, priors, failed, seconds)
+        beliefs = {name: self._fold(name, messages, priors) for name in self.plan.edges}
+        contribution, conflict = self._weigh(messages, said, evidence, priors, beliefs)
+        after = {}
+        for name, (port, variable) in self.plan.filters.items():
+            module = cast(Filters, self.modules[name])
+            said_now = self._fold(variable, messages, {})
+            after[name] = module.updated(carried[name], {port: projected(said_now)}) if said_now else carried[name]
+        self.state = Carried(after, time_ns)
+        return Inference(beliefs, contribution, conflict, gated, failed, seconds)
+
+    def _priors(self, time_ns: int) -> tuple[Mapping[str, Message], dict[str, Any]]:
+        """Return the priors of this set and what they were told from."""
+        if not self.plan.filters:
+            return self.plan.priors, {}
+        last, steps = self.state.time_ns, 1
+        if last is not None and self._frame is not None:
+            steps = min(max(round((time_ns - last) / self._frame), 0), MOST_STEPS)
+        priors, carried = dict(self.plan.priors), {}
+        for name, (port, variable) in self.plan.filters.items():
+            module = cast(Filters, self.modules[name])
+            carried[name] = module.predicted(self.state.filters[name], steps)
+            priors[variable] = module.told(carried[name])[port].to(self.dtype, self.device)
+        return priors, carried
+
+    def _read(
+        self,
+        key: str,
+        values: Any,
+        age: int | None,
+        said: dict[Edge, Message],
+        evidence: dict[str, Evidence],
+        failed: dict[str, str],
+        seconds: dict[str, float],
+    ) -> None:
+        """Let a sensor's module answer its reading; where it hears others too, keep the reading for its turn."""
+        sensor = self.plan.sensors[key]
+        last = self._last.get(key)
+        tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+        one = Evidence(self._row, tensor.to(self.device, self.dtype).unsqueeze(0), self._seen)
+        if sensor.port is None:
+            evidence[sensor.node] = one
+            return
+        edge = sensor.node, sensor.port
+        if age is not None and last is not None and last[0] is values:
+            message: Message | None = last[1]
+        else:
+            call = Call(sensor.node, frozenset({sensor.port}), frozenset())
+            message = self._ask(call, {sensor.port: self.plan.vacuous[edge]}, one, failed, seconds).get(sensor.port)
+            if message is not None and self._tau is not None:
+                self._last[key] = values, message
+        if message is not None:
+            fading = math.exp(-age / self._tau) if age is not None and self._tau is not None else 1.0
+            said[edge] = message if fading == 1.0 else message**fading
+
+    def _pass(
+        self,
+        said: Mapping[Edge, Message],
+        evidence: Mapping[str, Evidence],
+        priors: Mapping[str, Message],
+        failed: dict[str, str],
+        seconds: dict[str, float],
+    ) -> dict[Edge, Message]:
+        """Return the messages of all edges given what the sensors said; an edge without one says nothing."""
+        messages = dict(said)
+        if self.plan.tree:
+            for call in self.plan.calls:
+                self._call(call, messages, evidence, priors, failed, seconds)
+            return messages
+        messages = {**self._warm, **said}
+        messages = {edge: m for edge, m in messages.items() if edge in said or edge[0] not in self._leaves()}
+        before = {name: self._fold(name, messages, priors) for name in self.plan.edges}
+        tolerance = 1e-10 if self.dtype == torch.float64 else 1e-6
+        for _ in range(MOST_SWEEPS):
+            for call in self.plan.calls:
+                self._call(call, messages, evidence, priors, failed, seconds)
+            now = {name: self._fold(name, messages, priors) for name in self.plan.edges}
+            change = max(float(now[name].kl(before[name])) for name in now)
+            before = now
+            if change < tolerance:
+                break
+        self._warm = messages
+        return messages
+
+    def _leaves(self) -> set[str]:
+        return {sensor.node for sensor in self.plan.sensors.values() if sensor.port}
+
+    def _call(
+        self,
+        call: Call,
+        messages: dict[Edge, Message],
+        evidence: Mapping[str, Evidence],
+        priors: Mapping[str, Message],
+        failed: dict[str, str],
+        seconds: dict[str, float],
+    ) -> None:
+        inbox = {}
+        for port, variable in self.graph.nodes[call.node].bindings.items():
+            edge = call.node, port
+            inbox[port] = (
+                self.plan.vacuous[edge]
+                if port in call.hidden
+                else projected(self._fold(variable, messages, priors, edge))
+            )
+        for port, message in self._ask(call, inbox, evidence.get(call.node, self._silent), failed, seconds).items():
+            messages[call.node, port] = message
+
+    def _ask(
+        self,
+        call: Call,
+        inbox: Mapping[str, Message],
+        evidence: Evidence,
+        failed: dict[str, str],
+        seconds: dict[str, float],
+    ) -> dict[str, Message]:
+        """Call a module and return what it says; nothing where it fails and may."""
+        name, start = call.node, time.perf_counter()
+        module, key = self.modules[name], self.graph.nodes[name].data or name
+        try:
+            with blamed(name, module):
+                reply = module.infer(inbox, evidence, generator=self._generators[name], ports=call.ports)
+            messages = dict(reply.messages)
+            if reply.includes:
+                messages = extrinsic(reply, inbox, self._own[name])
+                messages = {p: m.where(m.is_semidefinite(), m.semidefinite_part()) for p, m in messages.items()}
+            for port, message in messages.items():
+                if not _finite(message):
+                    raise MessageError("the message is not finite", where=f"{name}.{port}")
+        except Exception as error:
+            if self.on_error.get(key, "fail") == "fail":
+                raise
+            failed[key] = str(error).splitlines()[0] if isinstance(error, SerketError) else repr(error)
+            self._restart(name, key)
+            return {}
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        trust = self.graph.nodes[name].trust
+        return {p: m if trust.get(p, 1.0) == 1.0 else m ** trust[p] for p, m in messages.items()} if trust else messages
+
+    def _restart(self, name: str, key: str) -> None:
+        if self.on_error[key] == "restart" and self._reload and self._restarts.get(name, 0) < MOST_RESTARTS:
+            self._restarts[name] = self._restarts.get(name, 0) + 1
+            self.modules[name] = self._reload(name)
+
+    def _fold(
+        self,
+        variable: str,
+        messages: Mapping[Edge, Message],
+        priors: Mapping[str, Message],
+        skip: Edge | None = None,
+    ) -> Any:
+        """Multiply what is said at a variable, in file order; what says nothing is left out."""
+        product = priors.get(variable)
+        for edge in self.plan.edges[variable]:
+            if edge != skip and (message := messages.get(edge)) is not None:
+                product = message if product is None else product * message
+        return product
+
+    def _farthest(
+        self, messages: Mapping[Edge, Message], said: Mapping[Edge, Message], priors: Mapping[str, Message]
+    ) -> tuple[str, float, Edge] | None:
+        """Return the gated sensor that is farthest from what the others say, if beyond its gate."""
+        worst: tuple[str, float, Edge] | None = None
+        for key, gate in self.gates.items():
+            sensor = self.plan.sensors[key]
+            edge = sensor.node, cast(str, sensor.port)
+            if edge in said:
+                variable = self.graph.nodes[sensor.node].bindings[edge[1]]
+                away = deviations(said[edge], self._fold(variable, messages, priors, edge))
+                if away > gate and (worst is None or away > worst[1]):
+                    worst = key, away, edge
+        return worst
+
+    def _weigh(
+        self,
+        messages: Mapping[Edge, Message],
+        said: Mapping[Edge, Message],
+        evidence: Mapping[str, Evidence],
+        priors: Mapping[str, Message],
+        beliefs: Mapping[str, Message],
+    ) -> tuple[dict[str, float], float]:
+        """Return each sensor's contribution and the conflict, as :func:`serket.engine.diagnose.weigh` defines them."""
+        contribution: dict[str, float] = {}
+        conflict = math.inf
+        several = len(said) + len(evidence) > 1
+        blank = self._blanks(priors) if several else {}
+        for key, sensor in self.plan.sensors.items():
+            if sensor.port is None or (edge := (sensor.node, sensor.port)) not in said:
+                continue
+            variable = self.graph.nodes[sensor.node].bindings[sensor.port]
+            cavity, belief = self._fold(variable, messages, priors, edge), beliefs[variable]
+            gained = float(belief.kl(cavity))
+            contribution[key] = gained if math.isfinite(gained) else 0.0
+            if several:
+                prior = self._fold(variable, blank, priors, edge)
+                alone = (prior * said[edge]).log_z() - prior.log_z()
+                ratio = float(belief.log_z() - cavity.log_z() - alone)
+                conflict = min(conflict, ratio) if math.isfinite(ratio) else conflict
+        return contribution, conflict if math.isfinite(conflict) else 0.0
+
+    def _blanks(self, priors: Mapping[str, Message]) -> Mapping[Edge, Message]:
+        """Return the messages when no sensor speaks: the same for every set, unless something is carried over time."""
+        if self._blank is None or self.plan.filters:
+            warm, self._warm = self._warm, {}
+            self._blank = self._pass({}, {}, priors, {}, {})
+            self._warm = warm
+        return self._blank
+
+
+def deviations(message: Message, cavity: Message) -> float:
+    """Return how many standard deviations a message is from a cavity.
+
+    d^2 = (mu_m - mu_n)' (Sigma_m + Sigma_n)^-1 (mu_m - mu_n) is chi-squared with D degrees of freedom where both are
+    right; its cube root is nearly normal (Wilson & Hilferty 1931), so that
+    ((d^2 / D)^(1/3) - 1 + 2 / (9 D)) / sqrt(2 / (9 D)) is comparable across sizes. Zero where either is improper.
+    """
+    a, b = cast(Gaussian, message), cast(Gaussian, cavity)
+    if isinstance(message, Atoms) or not bool(a.is_proper()) or not bool(b.is_proper()):
+        return 0.0
+    gap = a.mean() - b.mean()
+    if a.diagonal and b.diagonal:
+        squared = float((gap.square() / (a.variance() + b.variance())).sum())
+    else:
+        spread = torch.linalg.cholesky(a.covariance() + b.covariance())
+        squared = float(torch.linalg.solve_triangular(spread, gap.unsqueeze(-1), upper=False).square().sum())
+    width = 2 / (9 * a.size)
+    cube_root: float = (squared / a.size) ** (1 / 3)
+    return (cube_root - 1 + width) / math.sqrt(width)
+
+
+def _finite(message: Message) -> bool:
+    """Tell whether nothing in a message is NaN or +inf; -inf is allowed where it is a structural zero."""
+    total = 0.0
+    for values in message.tensors().values():
+        total += float(values.clamp_min(-1e30).sum() if values.is_floating_point() else 0.0)
+    return math.isfinite(total)
+
+
+def _check_gate(plan: Plan, graph: Graph, key: str) -> None:
+    sensor = plan.sensors.get(key)
+    variable = graph.nodes[sensor.node].bindings[sensor.port] if sensor and sensor.port else None
+    if variable is None or graph.variables[variable].family != "gaussian":
+        raise SerketError(
+            f"'{key}' cannot be gated",
+            expected="a sensor whose module has one parent port, on a Gaussian variable",
+            available=[k for k, s in plan.sensors.items() if s.port],
+            fix="gate another sensor, or use robust on a product",
+        )

@@ -1,0 +1,105 @@
+"""The section ``stream:`` of a graph file: how observations of several sensors become sets."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Gate", "Queue", "SensorEntry", "StreamEntry", "nanoseconds"]
+
+Milliseconds = Annotated[float, Field(ge=0)]
+Policy = Literal["exact", "approximate", "latest", "settled"]
+Overflow = Literal["drop_oldest", "drop_newest", "block", "error"]
+OnError = Literal["fail", "skip", "restart"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Queue(_Strict):
+    """``queue: {size: 32, policy: drop_oldest}``: what a sensor may have waiting, and what goes when it is full."""
+
+    size: int = Field(32, ge=1, le=100_000)
+    policy: Overflow = "drop_oldest"
+
+
+class Gate(_Strict):
+    """``gate: {mahalanobis: 5.0}``: how far, in standard deviations, a message may be from what the others say."""
+
+    mahalanobis: float = Field(gt=0)
+
+
+class SensorEntry(_Strict):
+    """What is known of one sensor."""
+
+    topic: str | None = Field(None, min_length=1, description="in a bag or on the wire; else the data key")
+    offset_ms: float = Field(0.0, description="subtracted from its stamps: a constant delay of its clock")
+    jitter_ms: Milliseconds = Field(0.0, description="by how much more than tolerance_ms its stamps may be off")
+    reorder_ms: Milliseconds = Field(0.0, description="how long its observations wait for earlier ones")
+    required: bool = Field(False, description="a set without it is an error, and predicted only")
+    queue: Queue = Queue.model_validate({})
+    expect_hz: list[float] | None = Field(None, min_length=2, max_length=2, description="least and greatest rate")
+    gate: Gate | None = None
+    on_error: OnError | None = Field(None, description="what becomes of its module when it fails; else that of stream")
+
+    @model_validator(mode="after")
+    def _rates(self) -> SensorEntry:
+        if self.expect_hz is not None and not 0 < self.expect_hz[0] <= self.expect_hz[1]:
+            raise ValueError("expect_hz has two rates above zero, the least first")
+        return self
+
+
+class StreamEntry(_Strict):
+    """The section ``stream:``."""
+
+    policy: Policy = "settled"
+    tolerance_ms: Milliseconds = Field(10.0, description="stamps so close belong to one set")
+    timeout_ms: Milliseconds = Field(100.0, description="a set waits so long from its first member on, then goes out")
+    min_present: int = Field(1, ge=1, description="a set with fewer sensors is an error, and predicted only")
+    max_in_flight: int = Field(4, ge=1, description="sets that may wait for the modules; of more the oldest goes")
+    deadline_ms: Milliseconds | None = Field(None, description="latency budget of a set; a miss is reported")
+    late: Literal["drop", "reprocess"] = "drop"
+    history_ms: Milliseconds = Field(0.0, description="how far back late observations are reprocessed")
+    tau_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="policy latest: a reading reused at age a counts as its message to the power exp(-a / tau)"
+    )
+    jump_ms: Annotated[float, Field(gt=0)] = Field(1000.0, description="a stamp so far off its clock is not believed")
+    silence_ms: Annotated[float, Field(gt=0)] = Field(
+        1000.0, description="a sensor without expect_hz is silent after this; all silent, a prediction goes out"
+    )
+    on_error: OnError = "skip"
+    sensors: dict[str, SensorEntry] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StreamEntry:
+        if self.late == "reprocess" and self.history_ms == 0:
+            raise ValueError("late: reprocess needs history_ms above zero: how far back to go")
+        if self.tau_ms is not None and self.policy != "latest":
+            raise ValueError("tau_ms is of policy latest: no other reuses a reading")
+        for name, sensor in self.sensors.items():
+            if sensor.expect_hz is not None and sensor.queue.size < (least := self.least_queue(sensor)):
+                raise ValueError(
+                    f"the queue of {name} is too short: at {sensor.expect_hz[1]:g} Hz a set may wait "
+                    f"{self.timeout_ms + sensor.reorder_ms:g} ms (timeout_ms and reorder_ms), with "
+                    f"{self.tolerance_ms:g} ms of tolerance, so {least} observations may have to be held; "
+                    f"write queue: {{size: {least}}}"
+                )
+        return self
+
+    def sensor(self, name: str) -> SensorEntry:
+        """Return the entry of a sensor, or the defaults."""
+        return self.sensors.get(name) or SensorEntry.model_validate({})
+
+    def least_queue(self, sensor: SensorEntry) -> int:
+        """Return ceil(rate (latency + tolerance)) + 1: what is held while a set waits for its slowest member."""
+        assert sensor.expect_hz is not None
+        seconds = (self.timeout_ms + sensor.reorder_ms + self.tolerance_ms + sensor.jitter_ms) / 1000
+        return math.ceil(sensor.expect_hz[1] * seconds) + 1
+
+
+def nanoseconds(milliseconds: float) -> int:
+    """Return whole nanoseconds."""
+    return round(milliseconds * 1_000_000)

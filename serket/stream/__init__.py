@@ -1,0 +1,1 @@
+"""Time: clocks, synchronisation, staleness, late data; sources and sinks."""

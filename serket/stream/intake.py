@@ -1,0 +1,116 @@
+"""One sensor's way in: its clock, its order, each observation once."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from operator import attrgetter
+
+from serket.graph.stream import SensorEntry, StreamEntry, nanoseconds
+from serket.stream.counters import Count
+from serket.stream.observation import Observation
+
+__all__ = ["Intake"]
+
+RECENT = 256  # stamps remembered to tell a duplicate from what is only out of order
+_by_time = attrgetter("time_ns")
+
+
+class Intake:
+    """Takes the observations of one sensor as they come and releases them in the order of their stamps.
+
+    Each stamp passes once. What comes after a later one has been released is refused, or, with ``history_ns``, passed
+    on as late. A stamp is not believed when the lag between measuring and receiving differs from that of the last one
+    believed by more than ``jump_ms``; :meth:`trust` starts anew from the last lag seen.
+    """
+
+    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", "_seen",
+                 "count", "doubted", "history", "intervals", "last_recv", "name", "offset")  # fmt: skip
+
+    def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
+        self.name, self.count = name, Count()
+        self.offset, self._reorder = round(entry.offset_ms * 1e6), nanoseconds(entry.reorder_ms)
+        self._jump = nanoseconds(stream.jump_ms)
+        self.history = nanoseconds(stream.history_ms) if stream.late == "reprocess" else 0
+        self._buffer: list[Observation] = []
+        self._recent: set[int] = set()
+        self._order: deque[int] = deque()
+        self._lag: int | None = None
+        self._seen = 0  # the last lag, believed or not
+        self._released = self._newest = -(1 << 63)
+        self._clock: str | None = None
+        self.doubted = False
+        self.last_recv: int | None = None
+        self.intervals: deque[int] = deque(maxlen=6)  # receipt times, for the rate
+
+    def take(self, observation: Observation) -> tuple[list[Observation], str | None]:
+        """Return what is released, in order, and why the observation was dropped, if it was."""
+        count, time = self.count, observation.stamp_ns - self.offset
+        observation.time_ns = time
+        count.received += 1
+        self.last_recv = observation.recv_ns
+        self.intervals.append(observation.recv_ns)
+        lag = self._seen = observation.recv_ns - time
+        if self._lag is None:
+            self._lag, self._clock = lag, observation.clock
+        self.doubted = not -self._jump <= lag - self._lag <= self._jump or observation.clock != self._clock
+        if self.doubted:
+            return [], "clock"
+        self._lag = lag
+        if time in self._recent:
+            return [], "duplicate"
+        if time <= self._released and time < self._newest - self.history:
+            return [], "out_of_order"
+        if time <= self._released and not self.history:
+            return [], "out_of_order"
+        self._remember(time)
+        count.held += 1
+        self._newest = max(self._newest, time)
+        if time <= self._released:
+            return [observation], None
+        if not self._reorder:
+            self._released = time
+            return [observation], None
+        insort(self._buffer, observation, key=_by_time)
+        return self.release(observation.recv_ns), None
+
+    def release(self, now: int) -> list[Observation]:
+        """Return what has waited for earlier ones long enough, by its stamp or by the clock."""
+        if not self._buffer:
+            return []
+        settled, waited, ready = self._newest - self._reorder, now - self._reorder, 0
+        for place, observation in enumerate(self._buffer, 1):
+            if observation.time_ns <= settled or observation.recv_ns <= waited:
+                ready = place
+        released, self._buffer = self._buffer[:ready], self._buffer[ready:]
+        if released:
+            self._released = released[-1].time_ns
+        return released
+
+    def due(self) -> int | None:
+        """Return when the first one waiting has to be released, in receipt time."""
+        return min(o.recv_ns for o in self._buffer) + self._reorder if self._buffer else None
+
+    def discard_oldest(self) -> Observation | None:
+        """Give up the oldest one waiting here."""
+        return self._buffer.pop(0) if self._buffer else None
+
+    def trust(self) -> None:
+        """Believe the clock as it is now, forgetting what was."""
+        self._lag, self.doubted, self._clock = self._seen, False, None
+        self._released = self._newest = -(1 << 63)
+        self._recent.clear()
+        self._order.clear()
+
+    def rate_hz(self) -> float | None:
+        """Return the rate of receipt over the last five intervals; None before there are as many."""
+        if len(self.intervals) < 6:
+            return None
+        span = self.intervals[-1] - self.intervals[0]
+        return 5e9 / span if span > 0 else float("inf")
+
+    def _remember(self, time: int) -> None:
+        self._recent.add(time)
+        self._order.append(time)
+        if len(self._order) > RECENT:
+            self._recent.discard(self._order.popleft())

@@ -1,0 +1,285 @@
+"""From observations to beliefs, one set after another, by any clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from serket.engine.inference import Inference
+from serket.errors import DataError, suggestion
+from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.counters import Count
+from serket.stream.health import Health
+from serket.stream.history import History
+from serket.stream.intake import Intake
+from serket.stream.observation import Observation
+from serket.stream.output import Engine, Output
+from serket.stream.symptoms import Symptoms
+from serket.stream.synchroniser import Set, Synchroniser
+
+__all__ = ["Pipeline"]
+
+MOST_PREDICTIONS = 10  # in one step of time: a clock that jumps by years is not followed second by second
+
+
+class Pipeline:
+    """Intake, synchroniser, engine and health of one graph. It has no clock and no thread: time is what it is told.
+
+    Nothing waits for ever: a set goes out at its deadline with what it has, and when every sensor has been silent for
+    ``silence_ms`` a prediction goes out. Nothing is lost without a reason: ``counts`` add up after every call.
+
+    Args:
+        entry: the section ``stream:``.
+        widths: numbers per reading, by sensor.
+        engine: infers from a set.
+        service: nanoseconds that the inference of a set takes: while one runs, others wait, ``max_in_flight`` at most,
+            and the oldest goes. None: no time passes, as in a replay.
+    """
+
+    def __init__(
+        self,
+        entry: StreamEntry,
+        widths: Mapping[str, int],
+        engine: Engine,
+        *,
+        service: Callable[[Set], int] | None = None,
+    ) -> None:
+        self.entry, self.engine, self.widths, self._service = entry, engine, dict(widths), service
+        self.intakes = {name: Intake(name, entry.sensor(name), entry) for name in widths}
+        self.synchroniser = Synchroniser(entry, list(widths))
+        self.counts: dict[str, Count] = {name: intake.count for name, intake in self.intakes.items()}
+        self.sets = self.missed_deadlines = self.clock_resets = self.revisions = 0
+        self._queues = {name: entry.sensor(name).queue for name in widths}
+        self._required = frozenset(name for name in widths if entry.sensor(name).required)
+        self._symptoms, self._health = Symptoms(entry, self.intakes), Health()
+        self._history = History(engine, nanoseconds(entry.history_ms)) if entry.late == "reprocess" else None
+        self._ready: deque[Set] = deque()
+        self._clocks: dict[str, str] = {}
+        self._now = self._busy = -(1 << 63)
+        self._silence = nanoseconds(entry.silence_ms)
+        self._speaks: int | None = None  # when something was last received or said
+
+    def run(self, observations: Iterable[Observation]) -> Iterator[Output]:
+        """Take observations in the order of receipt, until there are no more."""
+        for observation in observations:
+            yield from self.push(observation)
+        yield from self.close()
+
+    def push(self, observation: Observation) -> list[Output]:
+        """Take one observation; return what goes out until it was received, and for it."""
+        outputs = self.advance(observation.recv_ns)
+        name = observation.sensor
+        intake = self.intakes.get(name)
+        if intake is None:
+            raise DataError(
+                f"no module was trained on a sensor '{name}'",
+                where=f"stamp {observation.stamp_ns}",
+                available=list(self.intakes),
+                fix=suggestion(name, self.intakes) or "name its topic: stream: {sensors: {KEY: {topic: ...}}}",
+            )
+        self._check_clock(observation)
+        self._speaks = self._now
+        released, reason = intake.take(observation)
+        if reason:
+            self._drop(name, reason)
+            if reason == "clock" and all(other.doubted for other in self.intakes.values() if other.last_recv):
+                outputs += self._start_anew()
+        for one in released:
+            outputs += self._enter(one)
+        return outputs
+
+    def advance(self, now: int) -> list[Output]:
+        """Let time pass until ``now``: deadlines first come, first served."""
+        outputs: list[Output] = []
+        predicted = 0
+        while (due := self._due()) is not None and due <= now:
+            self._now = max(self._now, due)
+            for intake in self.intakes.values():
+                for one in intake.release(self._now):
+                    outputs += self._enter(one)
+            outputs += self._go(self.synchroniser.expire(self._now))
+            outputs += self._work()
+            if self._speaks is not None and self._now >= self._speaks + self._silence:
+                predicted += 1
+                self._speaks = self._now if predicted < MOST_PREDICTIONS else now
+                outputs.append(self._emit(self._now, {}, {}, self._now))
+        self._now = max(self._now, now)
+        return outputs
+
+    def close(self) -> list[Output]:
+        """Send out all that is held."""
+        outputs: list[Output] = []
+        for intake in self.intakes.values():
+            for one in intake.release(1 << 62):
+                outputs += self._enter(one)
+        outputs += self._go(self.synchroniser.flush())
+        while self._ready:
+            self._now = max(self._now, self._busy)
+            outputs += self._work()
+        return outputs
+
+    def _due(self) -> int | None:
+        times = [self.synchroniser.due()]
+        if self._ready:
+            times.append(self._busy)
+        if self._speaks is not None:
+            times.append(self._speaks + self._silence)
+        times += [intake.due() for intake in self.intakes.values() if intake._buffer]
+        return min((time for time in times if time is not None), default=None)
+
+    def _enter(self, one: Observation) -> list[Output]:
+        """Put a reading into its set."""
+        outputs: list[Output] = []
+        name, count = one.sensor, self.counts[one.sensor]
+        if bad := _malformed(one, self.widths[name]):
+            self._drop(name, bad, held=True)
+            return outputs
+        queue = self._queues[name]
+        if count.held > queue.size:
+            if queue.policy == "error":
+                raise DataError(f"the queue of '{name}' is full", found=f"{queue.size} observations wait",
+                                fix="a longer queue, a shorter timeout_ms, or policy: drop_oldest")  # fmt: skip
+            if queue.policy == "drop_newest":
+                self._drop(name, "queue", held=True)
+                return outputs
+            while queue.policy == "block" and count.held > queue.size:  # the source waits until a set has gone
+                due = self._due()
+                assert due is not None
+                outputs += self.advance(max(due, self._now))
+            while count.held > queue.size:
+                self._discard_oldest(name)
+        sets, late = self.synchroniser.offer(one)
+        if late:
+            if self._history is None or not self._history.covers(one.time_ns):
+                self._drop(name, "late", held=True)
+                return outputs
+            sets = [Set(one, 0, late=True)]
+        return outputs + self._go(sets)
+
+    def _go(self, sets: list[Set]) -> list[Output]:
+        """Send sets to the modules, or let them wait for those before."""
+        for one in sets:
+            self._ready.append(one)
+            if len(self._ready) + (self._busy > self._now) > self.entry.max_in_flight and self._busy > self._now:
+                self._settle(self._ready.popleft(), "overload")
+        return self._work()
+
+    def _work(self) -> list[Output]:
+        outputs: list[Output] = []
+        while self._ready and self._busy <= self._now:
+            one = self._ready.popleft()
+            if self._service is not None:
+                self._busy = self._now + self._service(one)
+            outputs.append(self._infer(one))
+        return outputs
+
+    def _infer(self, one: Set) -> Output:
+        lacking = self._required - one.members.keys()
+        complete = not lacking and len(one.members) >= self.entry.min_present
+        if one.late or complete:
+            return self._emit(one.time_ns, one.members, one.reused, one.opened_ns, late=one.late)
+        self._settle(one, "incomplete")
+        return self._emit(one.time_ns, {}, {}, one.opened_ns)
+
+    def _emit(
+        self,
+        time: int,
+        members: Mapping[str, Observation],
+        reused: Mapping[str, Observation],
+        opened: int,
+        late: bool = False,
+    ) -> Output:
+        if late and self._history is not None:
+            inference, time = self._history.revise(members, time)
+            self.revisions += 1
+        else:
+            readings = {name: o.values for name, o in {**members, **reused}.items()}
+            ages = {name: self._now - o.time_ns for name, o in reused.items()}
+            if self._history is not None:
+                self._history.keep(readings, time, ages)
+            inference = self.engine.step(readings, time, ages)
+        believed = self._account(members, inference)
+        done = max(self._busy, self._now) if self._service is not None else self._now
+        latency = done - opened
+        if self.entry.deadline_ms is not None and latency > nanoseconds(self.entry.deadline_ms):
+            self.missed_deadlines += 1
+            self._symptoms.note("deadline", f"{latency / 1e6:.0f} ms, deadline_ms is {self.entry.deadline_ms:g}")
+        self.sets += 1
+        level, reasons = self._health.update(self._symptoms.found(self._now, members, inference))
+        used = (*believed, *reused)
+        both = {**members, **reused}
+        return Output(
+            time, self._now, inference, used,
+            {name: self._now - both[name].time_ns for name in used},
+            {name: both[name].time_ns - time for name in used},
+            level, reasons, latency, late,
+        )  # fmt: skip
+
+    def _account(self, members: Mapping[str, Observation], inference: Inference) -> list[str]:
+        believed = []
+        for name in members:
+            count = self.counts[name]
+            count.held -= 1
+            if name in inference.failed:
+                count.dropped["error"] += 1
+            elif name in inference.gated:
+                count.dropped["gate"] += 1
+            else:
+                count.used += 1
+                believed.append(name)
+        return believed
+
+    def _start_anew(self) -> list[Output]:
+        """Every clock has jumped: send out what is open, and believe the clocks as they are now."""
+        outputs = self._go(self.synchroniser.flush())
+        for intake in self.intakes.values():
+            intake.trust()
+        self.clock_resets += 1
+        return outputs
+
+    def _check_clock(self, observation: Observation) -> None:
+        """Refuse two clocks whose difference nobody has stated."""
+        name, clock = observation.sensor, observation.clock
+        if name not in self._clocks:
+            self._clocks[name] = clock
+            others = {other: c for other, c in self._clocks.items() if c != clock}
+            stated = self.entry.sensor(name).offset_ms
+            unstated = [other for other in others if not stated and not self.entry.sensor(other).offset_ms]
+            if unstated:
+                raise DataError(
+                    f"'{name}' and '{unstated[0]}' are stamped by two clocks",
+                    found=f"{clock} and {self._clocks[unstated[0]]}",
+                    fix=f"state by how much they differ: stream: {{sensors: {{{name}: {{offset_ms: ...}}}}}}",
+                )
+
+    def _discard_oldest(self, name: str) -> None:
+        """Drop what has waited longest of a sensor, wherever it waits."""
+        waiting = next((one for one in self._ready if name in one.members), None)
+        if waiting is not None:
+            waiting.members.pop(name)
+            if not waiting.members:
+                self._ready.remove(waiting)
+        elif self.synchroniser.discard_oldest(name) is None:
+            self.intakes[name].discard_oldest()
+        self._drop(name, "queue", held=True)
+
+    def _settle(self, one: Set, reason: str) -> None:
+        for name in one.members:
+            self._drop(name, reason, held=True)
+
+    def _drop(self, name: str, reason: str, held: bool = False) -> None:
+        count = self.counts[name]
+        count.dropped[reason] += 1
+        count.held -= held
+        self._symptoms.dropped(name, reason)
+
+
+def _malformed(one: Observation, width: int) -> str | None:
+    """Return why a reading cannot be used, or None."""
+    values = one.values
+    if getattr(values, "shape", None) != (width,):
+        return "shape"
+    finite = np.isfinite(values).all() if isinstance(values, np.ndarray) else values.isfinite().all()
+    return None if finite else "not_finite"

@@ -1,0 +1,70 @@
+"""What may be wrong with a stream, at one output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from serket.engine.inference import Inference
+from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.counters import REASONS
+from serket.stream.health import Level
+from serket.stream.intake import Intake
+
+__all__ = ["Symptoms"]
+
+HARMLESS = ("duplicate", "incomplete")  # the first is dropped rightly, the second told by what lacks
+
+
+class Symptoms:
+    """Collects what happens between outputs, and looks at each sensor's silence and rate at one.
+
+    A sensor is silent after 2 / (its least rate) without anything received, or after ``silence_ms`` where no rate is
+    expected; slow or fast where the rate over five intervals is outside ``expect_hz`` by more than 10 %.
+    """
+
+    def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
+        self._intakes = intakes
+        self._hz = {name: entry.sensor(name).expect_hz for name in intakes}
+        self._limit = {
+            name: round(2e9 / hz[0]) if hz else nanoseconds(entry.silence_ms) for name, hz in self._hz.items()
+        }
+        self._required = {name: entry.sensor(name).required for name in intakes}
+        self._least = entry.min_present
+        self._noted: dict[str, tuple[Level, str]] = {}
+        self._begun: int | None = None
+
+    def dropped(self, name: str, reason: str) -> None:
+        """Note that an observation was dropped."""
+        if reason not in HARMLESS:
+            self._noted[f"{name}.{reason}"] = (Level.DEGRADED, f"{name}: {REASONS[reason]}")
+
+    def note(self, key: str, text: str) -> None:
+        """Note anything else."""
+        self._noted[key] = (Level.DEGRADED, f"{key}: {text}")
+
+    def found(self, now: int, members: Iterable[str], inference: Inference) -> dict[str, tuple[Level, str]]:
+        """Return what is wrong now, by a key that stays while it lasts; what was noted is then forgotten."""
+        found, self._noted = self._noted, {}
+        if self._begun is None:
+            self._begun = now
+        for name, intake in self._intakes.items():
+            last = intake.last_recv
+            quiet = now - (self._begun if last is None else last)
+            if quiet > self._limit[name]:
+                found[f"{name}.silent"] = (self._grave(name), f"{name}: silent for {quiet / 1e9:.1f} s")
+            elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
+                text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
+                found[f"{name}.rate"] = (Level.DEGRADED, text)
+            if self._required[name] and name not in members:
+                found[f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not in the set")
+        for name, away in inference.gated.items():
+            text = f"{name}: {away:.1f} standard deviations from what the others say"
+            found[f"{name}.gate"] = (Level.DEGRADED, text)
+        for name, text in inference.failed.items():
+            found[f"{name}.error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
+        if (count := len(list(members))) < self._least:
+            found["present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
+        return found
+
+    def _grave(self, name: str) -> Level:
+        return Level.ERROR if self._required[name] else Level.DEGRADED

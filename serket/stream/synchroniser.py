@@ -1,0 +1,128 @@
+"""Observations to sets: which readings of different sensors belong together, and how long to wait for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.observation import Observation
+
+__all__ = ["Set", "Synchroniser"]
+
+
+class Set:
+    """Readings that belong together: ``members`` by sensor, about the time of the first that came.
+
+    ``reused`` are older readings that policy ``latest`` holds beside them; ``late`` marks readings whose set has gone.
+    """
+
+    __slots__ = ("deadline_ns", "late", "members", "opened_ns", "reused", "time_ns")
+
+    def __init__(self, first: Observation, timeout: int, late: bool = False) -> None:
+        self.members = {first.sensor: first}
+        self.reused: dict[str, Observation] = {}
+        self.time_ns, self.opened_ns, self.deadline_ns = first.time_ns, first.recv_ns, first.recv_ns + timeout
+        self.late = late
+
+
+class Synchroniser:
+    """Makes sets, by the policy of the graph's ``stream:`` section. It has no clock: it is told what time it is.
+
+    - ``exact``: readings with one stamp. ``approximate``: within ``tolerance_ms`` (and the sensor's ``jitter_ms``) of
+      the first. A set goes out as soon as every sensor is in it, and those before it go with it; else at its deadline,
+      ``timeout_ms`` after its first member came, never put off.
+    - ``settled``: as approximate, but a set goes out as soon as nothing more can join: every sensor is in it or has
+      delivered something later. The deadline stands.
+    - ``latest``: every reading is a set of its own, beside the last of each other sensor, up to ``timeout_ms`` old.
+
+    Sets go out in the order of their time, except ``latest``. A reading for a set that has gone is late.
+
+    Args:
+        entry: the section.
+        sensors: all that are waited for.
+    """
+
+    def __init__(self, entry: StreamEntry, sensors: Sequence[str]) -> None:
+        self.policy, self.timeout = entry.policy, nanoseconds(entry.timeout_ms)
+        tolerance = 0 if self.policy == "exact" else nanoseconds(entry.tolerance_ms)
+        jitter = {name: 0 if self.policy == "exact" else nanoseconds(entry.sensor(name).jitter_ms) for name in sensors}
+        self._window = {name: tolerance + jitter[name] for name in sensors}
+        self._open: list[Set] = []  # by time
+        self._reached = dict.fromkeys(sensors, -(1 << 63))  # the latest stamp of each
+        self._latest: dict[str, Observation] = {}
+        self._gone: Set | None = None
+
+    def offer(self, observation: Observation) -> tuple[list[Set], bool]:
+        """Take a reading; return the sets that go out for it, and whether it came too late for any."""
+        sensor, time = observation.sensor, observation.time_ns
+        if self.policy == "latest":
+            return [self._beside(observation)], False
+        window, found, nearest = self._window[sensor], None, 0
+        for candidate in self._open:
+            away = abs(candidate.time_ns - time)
+            if away <= window and sensor not in candidate.members and (found is None or away < nearest):
+                found, nearest = candidate, away
+        if found is None:
+            gone = self._gone
+            if gone is not None and time <= gone.time_ns + (0 if sensor in gone.members else window):
+                return [], True
+            found = Set(observation, self.timeout)
+            place = len(self._open)
+            while place and self._open[place - 1].time_ns > time:
+                place -= 1
+            self._open.insert(place, found)
+        else:
+            found.members[sensor] = observation
+        if time > self._reached[sensor]:
+            self._reached[sensor] = time
+        if self.policy == "settled":
+            return self._settled(), False
+        return (self._release(found) if len(found.members) == len(self._window) else []), False
+
+    def due(self) -> int | None:
+        """Return the first deadline, in receipt time."""
+        return min(one.deadline_ns for one in self._open) if self._open else None
+
+    def expire(self, now: int) -> list[Set]:
+        """Return the sets whose deadline has come, and those before them."""
+        over = [one for one in self._open if one.deadline_ns <= now]
+        return self._release(over[-1]) if over else []
+
+    def flush(self) -> list[Set]:
+        """Return all that is open, and forget what has gone: time starts anew."""
+        out, self._open, self._gone = self._open, [], None
+        self._latest.clear()
+        self._reached = dict.fromkeys(self._reached, -(1 << 63))
+        return out
+
+    def discard_oldest(self, sensor: str) -> Observation | None:
+        """Take a sensor's oldest reading out of its set."""
+        for one in self._open:
+            if sensor in one.members:
+                gone = one.members.pop(sensor)
+                if not one.members:
+                    self._open.remove(one)
+                return gone
+        return None
+
+    def _settled(self) -> list[Set]:
+        reached, count = self._reached, 0
+        for one in self._open:
+            time, members = one.time_ns, one.members
+            if not all(name in members or reached[name] > time + window for name, window in self._window.items()):
+                break
+            count += 1
+        return self._release(self._open[count - 1]) if count else []
+
+    def _release(self, last: Set) -> list[Set]:
+        count = self._open.index(last) + 1
+        out, self._open = self._open[:count], self._open[count:]
+        self._gone = last
+        return out
+
+    def _beside(self, observation: Observation) -> Set:
+        made = Set(observation, self.timeout)
+        oldest = observation.recv_ns - self.timeout
+        made.reused = {n: o for n, o in self._latest.items() if n != observation.sensor and o.recv_ns >= oldest}
+        self._latest[observation.sensor] = observation
+        return made
