@@ -21,10 +21,10 @@ class Intake:
 
     Each stamp passes once. What comes after a later one has been released is refused, or, with ``history_ns``, passed
     on as late. A stamp is not believed when the lag between measuring and receiving differs from that of the last one
-    believed by more than ``jump_ms``; :meth:`trust` starts anew from the last lag seen.
+    believed by more than ``jump_ms``, until :meth:`trust` is called.
     """
 
-    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", "_seen",
+    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", 
                  "count", "doubted", "history", "intervals", "last_recv", "name", "offset")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
@@ -36,7 +36,6 @@ class Intake:
         self._recent: set[int] = set()
         self._order: deque[int] = deque()
         self._lag: int | None = None
-        self._seen = 0  # the last lag, believed or not
         self._released = self._newest = -(1 << 63)
         self._clock: str | None = None
         self.doubted = False
@@ -50,7 +49,7 @@ class Intake:
         count.received += 1
         self.last_recv = observation.recv_ns
         self.intervals.append(observation.recv_ns)
-        lag = self._seen = observation.recv_ns - time
+        lag = observation.recv_ns - time
         if self._lag is None:
             self._lag, self._clock = lag, observation.clock
         self.doubted = not -self._jump <= lag - self._lag <= self._jump or observation.clock != self._clock
@@ -96,8 +95,8 @@ class Intake:
         return self._buffer.pop(0) if self._buffer else None
 
     def trust(self) -> None:
-        """Believe the clock as it is now, forgetting what was."""
-        self._lag, self.doubted, self._clock = self._seen, False, None
+        """Believe the clock as the next observation has it, forgetting what was."""
+        self._lag, self.doubted = None, False
         self._released = self._newest = -(1 << 63)
         self._recent.clear()
         self._order.clear()

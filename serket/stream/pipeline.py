@@ -160,11 +160,13 @@ class Pipeline:
 
     def _go(self, sets: list[Set]) -> list[Output]:
         """Send sets to the modules, or let them wait for those before."""
+        outputs: list[Output] = []
         for one in sets:
             self._ready.append(one)
-            if len(self._ready) + (self._busy > self._now) > self.entry.max_in_flight and self._busy > self._now:
+            outputs += self._work()
+            while self._ready and len(self._ready) + 1 > self.entry.max_in_flight:  # beside the one that runs
                 self._settle(self._ready.popleft(), "overload")
-        return self._work()
+        return outputs
 
     def _work(self) -> list[Output]:
         outputs: list[Output] = []
