@@ -76,10 +76,21 @@ def _graph(tree: Tree, name: str, source: str) -> Graph:
                 raise GraphError(f"'{key}' is the name of a module and of a composer", where=spot.key,
                                  found=f"the module at {nodes[key].where}", fix="rename one")  # fmt: skip
             nodes[key] = _node(key, kind, spot, variables, file.run.feedback)
-    graph = Graph(variables, nodes, name, file.data, file.run.rounds, file.run.explore, file.run.seed, source)
+    graph = Graph(
+        variables, nodes, name, file.data, file.run.rounds, file.run.explore, file.run.seed, file.stream, source
+    )
+    _check_sensors(graph, tree)
     _check_owners(graph)
     _check_connected(graph)
     return graph
+
+
+def _check_sensors(graph: Graph, tree: Tree) -> None:
+    keys = list(dict.fromkeys(node.data for node in graph.nodes.values() if node.data is not None))
+    for name in graph.stream.sensors if graph.stream else ():
+        if name not in keys:
+            raise GraphError(f"no module reads a sensor '{name}'", where=tree.at("stream", "sensors", name).key,
+                             available=keys, fix=suggestion(name, keys) or "name a data key of the graph")  # fmt: skip
 
 
 def _variable(name: str, entry: VariableEntry, tree: Tree) -> Variable:

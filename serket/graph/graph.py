@@ -12,6 +12,7 @@ import networkx as nx
 import torch
 
 from serket.errors import SerketError
+from serket.graph.stream import StreamEntry
 from serket.messages import Family, Message
 from serket.protocol import Module, Port, Role
 
@@ -104,6 +105,8 @@ class Graph:
     rounds: int = 0
     explore: int = 8
     seed: int = 0
+    stream: StreamEntry | None = None
+    """How observations become sets, if the file says."""
     source: str = field(default="", compare=False)
     """The YAML text it was read from, or an equivalent."""
     folder: Path | None = field(default=None, compare=False)

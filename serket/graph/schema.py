@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import models_json_schema
 
+from serket.graph.stream import StreamEntry
 from serket.messages import Family
 from serket.protocol import Port
 from serket.registry import Kind, class_ports, options_of, registered
@@ -72,6 +73,7 @@ class File(_Strict):
     modules: dict[Name, dict[str, Any]] = Field(min_length=1)
     composers: dict[Name, dict[str, Any]] = {}
     run: Run = Field(default_factory=lambda: Run.model_validate({}))
+    stream: StreamEntry | None = Field(None, description="how observations of several sensors become sets")
 
 
 class Binding(_Strict):

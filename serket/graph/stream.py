@@ -48,7 +48,7 @@ class SensorEntry(_Strict):
     @model_validator(mode="after")
     def _rates(self) -> SensorEntry:
         if self.expect_hz is not None and not 0 < self.expect_hz[0] <= self.expect_hz[1]:
-            raise ValueError("expect_hz has two rates above zero, the least first")
+            raise ValueError("expect_hz is two rates above zero, the least first; write expect_hz: [25, 35]")
         return self
 
 
@@ -70,15 +70,20 @@ class StreamEntry(_Strict):
     silence_ms: Annotated[float, Field(gt=0)] = Field(
         1000.0, description="a sensor without expect_hz is silent after this; all silent, a prediction goes out"
     )
+    frame_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="from one row to the next where modules over time were fitted; else each set is the next row"
+    )
     on_error: OnError = "skip"
     sensors: dict[str, SensorEntry] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> StreamEntry:
         if self.late == "reprocess" and self.history_ms == 0:
-            raise ValueError("late: reprocess needs history_ms above zero: how far back to go")
+            raise ValueError("late: reprocess needs history_ms above zero, how far back to go; write history_ms: 500")
         if self.tau_ms is not None and self.policy != "latest":
-            raise ValueError("tau_ms is of policy latest: no other reuses a reading")
+            raise ValueError(
+                "tau_ms is of policy latest, for no other reuses a reading; remove it, or write policy: latest"
+            )
         for name, sensor in self.sensors.items():
             if sensor.expect_hz is not None and sensor.queue.size < (least := self.least_queue(sensor)):
                 raise ValueError(

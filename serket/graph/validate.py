@@ -51,6 +51,9 @@ def validate(model: type[M], tree: Tree, path: str) -> M:
         if first["loc"][-1:] == ("[key]",):
             raise GraphError("this cannot be a name", where=spot.key, found=str(first["input"]), fix="rename it",
                              expected="letters, digits, - and _, no digit first") from None  # fmt: skip
+        if first["type"] == "value_error":  # said by a model of ours: the problem; the fix
+            problem, _, fix = str(first["ctx"]["error"]).partition("; ")
+            raise GraphError(f"{inside}: {problem}" if inside else problem, where=spot.where, fix=fix) from None
         # The branches of a union complain one by one about the same place.
         same = [_expected(mistake) for mistake in mistakes if _walk(tree, mistake["loc"], path)[0] is spot]
         expected = " or ".join(dict.fromkeys(same))

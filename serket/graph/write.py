@@ -26,6 +26,7 @@ def to_yaml(graph: Graph) -> str:
         "modules": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "module"},
         "composers": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "composer"},
         "run": {"rounds": graph.rounds, "explore": graph.explore, "seed": graph.seed},
+        "stream": None if graph.stream is None else graph.stream.model_dump(exclude_unset=True),
     }
     return dump({key: section for key, section in sections.items() if section is not None and section != {}})
 
