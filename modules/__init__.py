@@ -5,6 +5,7 @@ from serket.modules.bag import Bag
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
+from serket.modules.dynamics import Dynamics
 from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
@@ -23,6 +24,7 @@ __all__ = [
     "Broadcast",
     "Classifier",
     "CountVAE",
+    "Dynamics",
     "GaussianMixture",
     "HiddenMarkov",
     "LinearGaussian",

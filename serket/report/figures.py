@@ -12,6 +12,7 @@ from serket.data import IMAGES, Dataset
 from serket.evaluate import imaginable, integrated
 from serket.graph.draw import picture
 from serket.model import Model
+from serket.protocol import couples_rows
 from serket.report.pictures import imagined_grid, rounds_of_learning, subset_accuracy
 
 __all__ = ["draw_figures"]
@@ -40,14 +41,17 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
         return
     rows = _examples(dataset, to)
     evidence = dataset.evidence(to, rows)
-    imagined = model.generate(to, dataset, observe=[given], rows=rows, active=integrated(model))
+    # Rows of a sequence are imagined together; the picture shows some of them.
+    together = dataset.test if couples_rows(model.modules) else rows
+    imagined = model.generate(to, dataset, observe=[given], rows=together, active=integrated(model))
     if evidence.values is None or imagined.decoded is None:
         return
+    places = [int(np.flatnonzero(together == row)[0]) for row in rows]
     imagined_grid(
         folder / "imagined.png",
         evidence.values,
-        imagined.mean.cpu(),
-        imagined.decoded[:, :SAMPLES].cpu(),
+        imagined.mean[places].cpu(),
+        imagined.decoded[places, :SAMPLES].cpu(),
         shapes.get(to),
         given,
         to,

@@ -247,6 +247,8 @@ CASES = [
     Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
     Case("module", "count_vae", "bernoulli", {"words": parent(4, Family.DIRICHLET)},
          {**NETWORK, "likelihood": "bernoulli", "tokens": 3.0}, whole(4, 2), BRIEF),
+    Case("module", "dynamics", "turn", {"state": child(2)}, {"noise": 0.3, "matrix": [[0.8, 0.5], [-0.5, 0.8]]}, full=True),
+    Case("module", "dynamics", "walk", {"state": child(3)}, {"noise": 0.3, "covariance": 4.0}),
     Case("module", "gmm", "observation", {"component": parent(3, CATEGORY), "observation": child(2)}, **MIXTURE),
     Case("module", "gmm", "full-observation", {"component": parent(3, CATEGORY), "observation": child(2)}, full=True,
          **MIXTURE),

@@ -14,6 +14,7 @@ from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
 from serket.data.generate.objects import objects
 from serket.data.generate.spoken import spoken
+from serket.data.generate.tracking import tracking
 
 __all__ = ["GENERATED"]
 
@@ -28,5 +29,6 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "lawn": lawn,
     "objects": objects,
     "spoken": spoken,
+    "tracking": tracking,
 }
 """By the name that ``data:`` and ``--data`` take."""
