@@ -42,6 +42,7 @@ class Model:
         seconds: what fitting took, by module, ``total`` included.
         histories: curves of the fits, by module.
         data: name and hash of the data it was fitted on.
+        widths: numbers in a row of each array it was fitted on, by data key.
         rounds: what was tried in rounds of mutual learning, and what was kept.
         dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
     """
@@ -55,6 +56,7 @@ class Model:
     data: dict[str, str] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     rounds: list[Step] = field(default_factory=list)
+    widths: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{node.name}: {node.type}" for node in self.graph.nodes.values())
@@ -170,6 +172,7 @@ class Model:
             "device": self.device,
             "data": self.data,
             "fit_seconds": self.seconds,
+            "widths": self.widths,
             "dtype": str(self.dtype or "").removeprefix("torch."),
         }
         return store.write_run(
@@ -250,6 +253,7 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
         dict(manifest.get("fit_seconds", {})),
         data=dict(manifest.get("data", {})),
         dtype=getattr(torch, str(manifest.get("dtype") or "none"), None),
+        widths=dict(manifest.get("widths", {})),
     )
 
 

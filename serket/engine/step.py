@@ -322,24 +322,26 @@ class Stepper:
 
 
 def deviations(message: Message, cavity: Message) -> float:
-    """Return how many standard deviations a message is from a cavity.
+    """Return how many standard deviations a message is from a cavity, along the directions it says anything about.
 
-    d^2 = (mu_m - mu_n)' (Sigma_m + Sigma_n)^-1 (mu_m - mu_n) is chi-squared with D degrees of freedom where both are
-    right; its cube root is nearly normal (Wilson & Hilferty 1931), so that
-    ((d^2 / D)^(1/3) - 1 + 2 / (9 D)) / sqrt(2 / (9 D)) is comparable across sizes. Zero where either is improper.
+    d^2 = (mu_m - mu_n)' (Sigma_m + Sigma_n)^-1 (mu_m - mu_n) is chi-squared with as many degrees of freedom k as there
+    are directions where both are right; its cube root is nearly normal (Wilson & Hilferty 1931), so that
+    ((d^2 / k)^(1/3) - 1 + 2 / (9 k)) / sqrt(2 / (9 k)) is comparable across sizes. Zero where nothing is said.
     """
     a, b = cast(Gaussian, message), cast(Gaussian, cavity)
-    if isinstance(message, Atoms) or not bool(a.is_proper()) or not bool(b.is_proper()):
+    if isinstance(message, Atoms) or not bool(b.is_proper()):
         return 0.0
-    gap = a.mean() - b.mean()
-    if a.diagonal and b.diagonal:
-        squared = float((gap.square() / (a.variance() + b.variance())).sum())
-    else:
-        spread = torch.linalg.cholesky(a.covariance() + b.covariance())
-        squared = float(torch.linalg.solve_triangular(spread, gap.unsqueeze(-1), upper=False).square().sum())
-    width = 2 / (9 * a.size)
-    cube_root: float = (squared / a.size) ** (1 / 3)
-    return (cube_root - 1 + width) / math.sqrt(width)
+    values, basis = torch.linalg.eigh(a.full().precision[0])
+    told = values > 1e-6 * values.amax().clamp_min(1e-30)
+    if not bool(told.any()):
+        return 0.0
+    values, basis = values[told], basis[:, told]
+    gap = basis.T @ (a.info[0] - a.full().precision[0] @ b.mean()[0]) / values  # basis' (mu_m - mu_n)
+    spread = basis.T @ b.covariance()[0] @ basis + (1 / values).diag()
+    squared, size = float(gap @ torch.linalg.solve(spread, gap)), len(values)
+    width, cube_root = 2 / (9 * size), (squared / size) ** (1 / 3)
+    away: float = (cube_root - 1 + width) / math.sqrt(width)
+    return away
 
 
 def _finite(message: Message) -> bool:

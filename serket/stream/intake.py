@@ -25,7 +25,7 @@ class Intake:
     """
 
     __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", 
-                 "count", "doubted", "history", "intervals", "last_recv", "name", "offset")  # fmt: skip
+                 "count", "doubted", "history", "intervals", "last_recv", "last_used", "name", "offset")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
         self.name, self.count = name, Count()
@@ -40,6 +40,7 @@ class Intake:
         self._clock: str | None = None
         self.doubted = False
         self.last_recv: int | None = None
+        self.last_used: int | None = None  # when a reading was last believed
         self.intervals: deque[int] = deque(maxlen=6)  # receipt times, for the rate
 
     def take(self, observation: Observation) -> tuple[list[Observation], str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -32,19 +33,19 @@ class Pipeline:
 
     Args:
         entry: the section ``stream:``.
-        widths: numbers per reading, by sensor.
+        widths: numbers per reading, by sensor; None, and the first reading tells.
         engine: infers from a set.
-        service: nanoseconds that the inference of a set takes: while one runs, others wait, ``max_in_flight`` at most,
-            and the oldest goes. None: no time passes, as in a replay.
+        service: nanoseconds that the inference of a set takes, from the seconds that it took here: while one runs,
+            others wait, ``max_in_flight`` at most, and the oldest goes. None: no time passes, as in a replay.
     """
 
     def __init__(
         self,
         entry: StreamEntry,
-        widths: Mapping[str, int],
+        widths: Mapping[str, int | None],
         engine: Engine,
         *,
-        service: Callable[[Set], int] | None = None,
+        service: Callable[[float], int] | None = None,
     ) -> None:
         self.entry, self.engine, self.widths, self._service = entry, engine, dict(widths), service
         self.intakes = {name: Intake(name, entry.sensor(name), entry) for name in widths}
@@ -121,18 +122,20 @@ class Pipeline:
         return outputs
 
     def _due(self) -> int | None:
-        times = [self.synchroniser.due()]
+        due = [self.synchroniser.due()]
         if self._ready:
-            times.append(self._busy)
+            due.append(self._busy)
         if self._speaks is not None:
-            times.append(self._speaks + self._silence)
-        times += [intake.due() for intake in self.intakes.values() if intake._buffer]
-        return min((time for time in times if time is not None), default=None)
+            due.append(self._speaks + self._silence)
+        due += [intake.due() for intake in self.intakes.values() if intake._buffer]
+        return min((one for one in due if one is not None), default=None)
 
     def _enter(self, one: Observation) -> list[Output]:
         """Put a reading into its set."""
         outputs: list[Output] = []
         name, count = one.sensor, self.counts[one.sensor]
+        if self.widths[name] is None and getattr(one.values, "ndim", None) == 1:
+            self.widths[name] = one.values.shape[0]
         if bad := _malformed(one, self.widths[name]):
             self._drop(name, bad, held=True)
             return outputs
@@ -172,8 +175,6 @@ class Pipeline:
         outputs: list[Output] = []
         while self._ready and self._busy <= self._now:
             one = self._ready.popleft()
-            if self._service is not None:
-                self._busy = self._now + self._service(one)
             outputs.append(self._infer(one))
         return outputs
 
@@ -183,39 +184,44 @@ class Pipeline:
         if one.late or complete:
             return self._emit(one.time_ns, one.members, one.reused, one.opened_ns, late=one.late)
         self._settle(one, "incomplete")
-        return self._emit(one.time_ns, {}, {}, one.opened_ns)
+        return self._emit(one.time_ns, {}, {}, one.opened_ns, came=one.members)
 
     def _emit(
         self,
-        time: int,
+        moment: int,
         members: Mapping[str, Observation],
         reused: Mapping[str, Observation],
         opened: int,
         late: bool = False,
+        came: Collection[str] | None = None,
     ) -> Output:
+        start = time.perf_counter()
         if late and self._history is not None:
-            inference, time = self._history.revise(members, time)
+            inference, moment = self._history.revise(members, moment)
             self.revisions += 1
         else:
             readings = {name: o.values for name, o in {**members, **reused}.items()}
             ages = {name: self._now - o.time_ns for name, o in reused.items()}
             if self._history is not None:
-                self._history.keep(readings, time, ages)
-            inference = self.engine.step(readings, time, ages)
+                self._history.keep(readings, moment, ages)
+            inference = self.engine.step(readings, moment, ages)
+        if self._service is not None:
+            self._busy = self._now + self._service(time.perf_counter() - start)
         believed = self._account(members, inference)
-        done = max(self._busy, self._now) if self._service is not None else self._now
-        latency = done - opened
+        latency = max(self._busy, self._now) - opened
         if self.entry.deadline_ms is not None and latency > nanoseconds(self.entry.deadline_ms):
             self.missed_deadlines += 1
             self._symptoms.note("deadline", f"{latency / 1e6:.0f} ms, deadline_ms is {self.entry.deadline_ms:g}")
         self.sets += 1
-        level, reasons = self._health.update(self._symptoms.found(self._now, members, inference))
+        level, reasons = self._health.update(
+            self._symptoms.found(self._now, members if came is None else came, inference)
+        )
         used = (*believed, *reused)
         both = {**members, **reused}
         return Output(
-            time, self._now, inference, used,
+            moment, self._now, inference, used,
             {name: self._now - both[name].time_ns for name in used},
-            {name: both[name].time_ns - time for name in used},
+            {name: both[name].time_ns - moment for name in used},
             level, reasons, latency, late,
         )  # fmt: skip
 
@@ -230,6 +236,7 @@ class Pipeline:
                 count.dropped["gate"] += 1
             else:
                 count.used += 1
+                self.intakes[name].last_used = self._now
                 believed.append(name)
         return believed
 
@@ -278,7 +285,7 @@ class Pipeline:
         self._symptoms.dropped(name, reason)
 
 
-def _malformed(one: Observation, width: int) -> str | None:
+def _malformed(one: Observation, width: int | None) -> str | None:
     """Return why a reading cannot be used, or None."""
     values = one.values
     if getattr(values, "shape", None) != (width,):

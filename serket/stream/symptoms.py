@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from serket.engine.inference import Inference
 from serket.graph.stream import StreamEntry, nanoseconds
@@ -19,7 +19,8 @@ class Symptoms:
     """Collects what happens between outputs, and looks at each sensor's silence and rate at one.
 
     A sensor is silent after 2 / (its least rate) without anything received, or after ``silence_ms`` where no rate is
-    expected; slow or fast where the rate over five intervals is outside ``expect_hz`` by more than 10 %.
+    expected; unused as long without anything believed; slow or fast where the rate over five intervals is outside
+    ``expect_hz`` by more than 10 %.
     """
 
     def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
@@ -42,7 +43,7 @@ class Symptoms:
         """Note anything else."""
         self._noted[key] = (Level.DEGRADED, f"{key}: {text}")
 
-    def found(self, now: int, members: Iterable[str], inference: Inference) -> dict[str, tuple[Level, str]]:
+    def found(self, now: int, members: Collection[str], inference: Inference) -> dict[str, tuple[Level, str]]:
         """Return what is wrong now, by a key that stays while it lasts; what was noted is then forgotten."""
         found, self._noted = self._noted, {}
         if self._begun is None:
@@ -52,6 +53,8 @@ class Symptoms:
             quiet = now - (self._begun if last is None else last)
             if quiet > self._limit[name]:
                 found[f"{name}.silent"] = (self._grave(name), f"{name}: silent for {quiet / 1e9:.1f} s")
+            elif (idle := now - (intake.last_used or self._begun)) > self._limit[name]:
+                found[f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {idle / 1e9:.1f} s")
             elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
                 text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
                 found[f"{name}.rate"] = (Level.DEGRADED, text)
@@ -62,7 +65,7 @@ class Symptoms:
             found[f"{name}.gate"] = (Level.DEGRADED, text)
         for name, text in inference.failed.items():
             found[f"{name}.error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
-        if (count := len(list(members))) < self._least:
+        if (count := len(members)) < self._least:
             found["present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
         return found
 

@@ -1,0 +1,78 @@
+"""Observations through a pipeline to sinks, as fast as they come or as fast as they can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from serket.stream.observation import Observation
+from serket.stream.output import Output
+from serket.stream.pipeline import Pipeline
+
+__all__ = ["Sink", "play"]
+
+NAP_S = 0.02  # between looks at the clock while nothing is due
+
+
+class Sink(Protocol):
+    """Takes outputs."""
+
+    def put(self, output: Output) -> None:
+        """Take one."""
+        ...
+
+
+def play(
+    pipeline: Pipeline,
+    observations: Iterable[Observation],
+    sinks: Iterable[Sink],
+    *,
+    rate: float | None = None,
+    heard: Callable[[Observation], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run a recording to its end, and send every output to every sink.
+
+    Args:
+        pipeline: from :func:`serket.stream.open_stream`.
+        observations: in the order of receipt.
+        sinks: what takes outputs.
+        rate: 1.0 as it was received, 2.0 twice as fast; None is as fast as the machine can, by a virtual clock.
+        heard: called with every observation, to record it.
+        sleep: waits so many seconds.
+        clock: seconds.
+    """
+    takers = list(sinks)
+
+    def send(outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            for sink in takers:
+                sink.put(output)
+
+    for moment, observation in paced(observations, rate, sleep, clock):
+        if observation is None:
+            send(pipeline.advance(moment))
+            continue
+        if heard:
+            heard(observation)
+        send(pipeline.push(observation))
+    send(pipeline.close())
+
+
+def paced(
+    observations: Iterable[Observation],
+    rate: float | None,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Iterator[tuple[int, Observation | None]]:
+    """Yield observations when they are due, and, while nothing is, what time it is."""
+    begun: tuple[float, int] | None = None
+    for observation in observations:
+        if rate is not None:
+            begun = begun or (clock(), observation.recv_ns)
+            while (left := (observation.recv_ns - begun[1]) / 1e9 / rate - (clock() - begun[0])) > 0:
+                sleep(min(left, NAP_S))
+                yield min(begun[1] + round((clock() - begun[0]) * rate * 1e9), observation.recv_ns), None
+        yield observation.recv_ns, observation

@@ -1,0 +1,106 @@
+"""Observations from arrays: recordings with stamps, data sets with a rate, anything that iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serket.data.source import opened
+from serket.errors import DataError, suggestion
+from serket.stream.observation import Observation
+
+__all__ = ["from_arrays", "record"]
+
+Array = npt.NDArray[Any]
+
+
+def from_arrays(
+    source: str | Path | Mapping[str, Any], keys: tuple[str, ...], *, hz: float | None = None, near: Path | None = None
+) -> Iterator[Observation]:
+    """Yield the observations of a recording, in the order of receipt.
+
+    A recording is an ``.npz`` file with, for each sensor KEY, the readings ``KEY`` ``(N, D)``, the stamps
+    ``KEY_stamp_ns`` ``(N,)`` and, optionally, ``KEY_recv_ns``; sensors may have different N. Without stamps the rows of
+    all sensors are taken at ``hz``, side by side; masked rows (``KEY_mask``) and rows of NaN then are no readings.
+
+    Args:
+        source: a path, the name of a data set, or arrays by key.
+        keys: the sensors that are read.
+        hz: rows per second of arrays without stamps.
+        near: a folder in which a relative path is tried, too.
+
+    Raises:
+        DataError: no sensor in it, no stamps and no rate, or stamps that are no whole numbers.
+    """
+    found: list[tuple[str, Array, Array, Array]] = []
+    with opened(source, near) as arrays:
+        here = [key for key in keys if key in arrays]
+        if not here:
+            raise DataError(
+                "the source has none of the model's sensors",
+                where=arrays.name,
+                expected=" or ".join(keys),
+                available=arrays.names,
+                fix=next((text for key in keys if (text := suggestion(key, arrays.names))), "name its arrays so"),
+            )
+        for key in here:
+            values = arrays.read(key)
+            values = values.reshape(len(values), -1)
+            if f"{key}_stamp_ns" in arrays:
+                stamps = _stamps(arrays.read(f"{key}_stamp_ns"), f"{arrays.name}: {key}_stamp_ns", len(values))
+                received = stamps
+                if f"{key}_recv_ns" in arrays:
+                    received = _stamps(arrays.read(f"{key}_recv_ns"), f"{arrays.name}: {key}_recv_ns", len(values))
+            elif hz is not None:
+                seen = np.isfinite(values).all(1) if values.dtype.kind == "f" else np.ones(len(values), dtype=bool)
+                if f"{key}_mask" in arrays:
+                    seen &= arrays.read(f"{key}_mask").reshape(len(values), -1).all(1)
+                stamps = received = np.round(np.flatnonzero(seen) * 1e9 / hz).astype(np.int64)
+                values = values[seen]
+            else:
+                raise DataError(
+                    f"'{key}' has no stamps",
+                    where=arrays.name,
+                    expected=f"{key}_stamp_ns, whole nanoseconds, one per row",
+                    fix="add it, or tell how many rows there are a second: --hz 30",
+                )
+            found.append((key, values, stamps, received))
+    order = np.concatenate([received for *_, received in found])
+    which = np.concatenate([np.full(len(stamps), i) for i, (_, _, stamps, _) in enumerate(found)])
+    place = np.concatenate([np.arange(len(stamps)) for _, _, stamps, _ in found])
+    for row in np.argsort(order, kind="stable"):
+        key, values, stamps, received = found[which[row]]
+        at = place[row]
+        yield Observation(key, int(stamps[at]), int(received[at]), values[at])
+
+
+def record(observations: list[Observation]) -> dict[str, Array]:
+    """Return the arrays of a recording, which :func:`from_arrays` reads back to the same observations.
+
+    Observations of one moment of receipt come back in the order of the sensors.
+    """
+    arrays: dict[str, Array] = {}
+    for sensor in dict.fromkeys(one.sensor for one in observations):
+        mine = [one for one in observations if one.sensor == sensor]
+        arrays[sensor] = np.stack([np.asarray(one.values) for one in mine])
+        arrays[f"{sensor}_stamp_ns"] = np.array([one.stamp_ns for one in mine], dtype=np.int64)
+        arrays[f"{sensor}_recv_ns"] = np.array([one.recv_ns for one in mine], dtype=np.int64)
+    return arrays
+
+
+def _stamps(stamps: Array, where: str, rows: int) -> Array:
+    if stamps.dtype.kind not in "iu":
+        raise DataError(
+            "stamps are no whole numbers",
+            where=where,
+            expected="whole nanoseconds, int64",
+            found=f"{stamps.dtype}, such as {stamps.reshape(-1)[0] if stamps.size else 'none'}",
+            fix="store nanoseconds; of float seconds at least numpy.round(seconds * 1e9).astype('int64')",
+        )
+    if stamps.shape != (rows,):
+        raise DataError("not one stamp per reading", where=where, expected=f"({rows},)", found=str(stamps.shape))
+    return stamps

@@ -1,0 +1,207 @@
+"""A fitted model on recordings: sources, sinks, replay to the byte, the terminal and the picture."""
+
+import io
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import serket
+from serket.data.generate.tracking import tracking
+from serket.errors import DataError, GraphError
+from serket.graph.stream import StreamEntry
+from serket.stream import Observation, from_arrays, measured, open_stream
+from serket.stream.account import Account
+from serket.stream.play import play
+from serket.stream.sinks import JsonLines
+from serket.stream.sources import record
+from serket.stream.timeline import Timeline
+from serket.stream.view import View
+
+KEYS = ("camera", "wheel")
+
+
+@cache
+def model():
+    return serket.fit("tracking", tracking(sequences=4, length=20), workers=1)
+
+
+@cache
+def recording():
+    """Six seconds of one thing: the camera at 2 Hz, the wheel at 10, and one lie of the camera."""
+    data = tracking(sequences=1, length=60, seed=5)
+    camera = np.array(data["camera"][::5])
+    camera[6] += 40
+    stamps = np.arange(60) * 100_000_000
+    return {
+        "camera": camera,
+        "camera_stamp_ns": stamps[::5],
+        "camera_recv_ns": stamps[::5] + 30_000_000,
+        "wheel": data["wheel"],
+        "wheel_stamp_ns": stamps,
+        "wheel_recv_ns": stamps + 1_000_000,
+        "position": data["position"],
+    }
+
+
+def played(source=None, **options):
+    pipeline = open_stream(model(), **options)
+    file, account = io.StringIO(), Account()
+    play(pipeline, source or from_arrays(recording(), KEYS), [JsonLines(file), account])
+    return file.getvalue(), pipeline, account
+
+
+def test_a_stream_follows_what_moves_and_does_not_believe_a_lie():
+    text, pipeline, _ = played()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 60
+    assert {line["level"] for line in lines} == {"OK"}, "one lie is not two in a row"
+    assert dict(pipeline.counts["camera"].dropped) == {"gate": 1}
+    assert lines[30]["gated"]["camera"] > 5
+    assert "camera" not in lines[30]["present"]
+    mean = np.array([line["beliefs"]["motion"]["mean"][:2] for line in lines])
+    assert np.sqrt(np.square(mean - recording()["position"]).mean()) < 0.4
+
+
+def test_the_beliefs_are_those_of_a_kalman_filter():
+    """By hand, in moments, for the first rows: predict, then take in what came."""
+    text, _, _ = played()
+    lines = [json.loads(line) for line in text.splitlines()][:25]
+    step = np.eye(4) + np.eye(4, k=2)
+    noise = np.diag([1e-9, 1e-9, 0.0004, 0.0004])
+    mean, cov = np.zeros(4), np.diag([1, 1, 0.01, 0.01])
+    for row, line in enumerate(lines):
+        if row:
+            mean, cov = step @ mean, step @ cov @ step.T + noise
+        seen = [(np.eye(4)[2:], 0.01 * np.eye(2), recording()["wheel"][row])]
+        seen += [(np.eye(4)[:2], 0.25 * np.eye(2), recording()["camera"][row // 5])] if row % 5 == 0 else []
+        for look, spread, value in seen:
+            gain = cov @ look.T @ np.linalg.inv(look @ cov @ look.T + spread)
+            mean, cov = mean + gain @ (value - look @ mean), cov - gain @ look @ cov
+        np.testing.assert_allclose(line["beliefs"]["motion"]["mean"], mean, atol=1e-5)
+        np.testing.assert_allclose(line["beliefs"]["motion"]["cov"], cov, rtol=1e-4, atol=1e-6)
+
+
+def test_a_replay_is_the_same_to_the_byte():
+    heard = []
+    pipeline, file = open_stream(model()), io.StringIO()
+    play(pipeline, from_arrays(recording(), KEYS), [JsonLines(file)], heard=heard.append)
+    again, _, _ = played(from_arrays(record(heard), KEYS))
+    assert again == file.getvalue()
+    assert played()[0] == again
+
+
+def test_a_repeated_observation_changes_nothing():
+    def thrice():
+        for one in from_arrays(recording(), KEYS):
+            for _ in range(3):
+                yield Observation(one.sensor, one.stamp_ns, one.recv_ns, one.values)
+
+    text, pipeline, _ = played(thrice())
+    assert text == played()[0]
+    assert pipeline.counts["wheel"].dropped["duplicate"] == 120
+
+
+def test_data_without_stamps_are_taken_at_a_rate():
+    data = tracking(sequences=1, length=10)
+    found = list(from_arrays(data, KEYS, hz=10))
+    assert [o.sensor for o in found][:3] == ["camera", "wheel", "wheel"]
+    assert [o.stamp_ns for o in found if o.sensor == "camera"] == [0, 500_000_000], "rows of NaN are no readings"
+    with pytest.raises(DataError, match="'camera' has no stamps") as caught:
+        list(from_arrays(data, KEYS))
+    assert "--hz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"camera_stamp_ns": np.arange(12) * 0.5}, "stamps are no whole numbers"),
+        ({"camera_stamp_ns": np.arange(3)}, "not one stamp per reading"),
+        ({"wheel_recv_ns": np.zeros(60)}, "wheel_recv_ns"),
+    ],
+)
+def test_stamps_that_cannot_be_read(change, match):
+    with pytest.raises(DataError, match=match):
+        list(from_arrays(recording() | change, KEYS))
+
+
+def test_a_source_of_other_sensors():
+    with pytest.raises(DataError, match="none of the model's sensors") as caught:
+        list(from_arrays({"camra": np.zeros((2, 2))}, KEYS))
+    assert "camera" in str(caught.value)
+
+
+def test_readings_of_another_size_are_counted():
+    wide = recording() | {"camera": np.zeros((12, 3))}
+    text, pipeline, _ = played(from_arrays(wide, KEYS))
+    assert dict(pipeline.counts["camera"].dropped) == {"shape": 12}
+    assert json.loads(text.splitlines()[-1])["level"] == "DEGRADED"
+
+
+def test_a_module_over_time_and_fading_exclude_each_other():
+    entry = model().graph.stream.model_copy(update={"policy": "latest", "tau_ms": 100.0})
+    with pytest.raises(GraphError, match="tau_ms reuses readings"):
+        open_stream(model(), entry)
+
+
+def test_a_reading_used_again_fades():
+    """position: two sensors on one place. The gps of 100 ms ago counts as its message to the power exp(-100 / 100)."""
+    fitted = serket.fit("position", workers=1)
+    entry = StreamEntry.model_validate({"policy": "latest", "tau_ms": 100.0, "timeout_ms": 500.0})
+    pipeline = open_stream(fitted, entry)
+    outputs = pipeline.push(Observation("gps", 0, 0, np.array([1.0])))
+    outputs += pipeline.push(Observation("wheel", 10**8, 10**8, np.array([0.5])))
+    belief = outputs[1].inference.beliefs["x"]
+    torch.testing.assert_close(belief.full().precision[0, 0, 0].item(), 1 + np.exp(-1) / 0.5)
+    assert outputs[1].age_ns["gps"] == 10**8
+
+
+def test_as_it_was_received_by_a_clock_that_is_told():
+    """At rate 2 the last of 5.93 s is sent after 2.97 s, and no deadline waits for the next observation."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    seen = []
+
+    class Watch:
+        def put(self, output):
+            seen.append((now[0], output.emitted_ns))
+
+    play(open_stream(model()), from_arrays(recording(), KEYS), [Watch()], rate=2.0, sleep=sleep, clock=lambda: now[0])
+    assert now[0] == pytest.approx(5.9 / 2, abs=0.03)
+    assert len(seen) == 60
+    start = recording()["wheel_recv_ns"][0]
+    assert all(2 * wall == pytest.approx((emitted - start) / 1e9, abs=0.1) for wall, emitted in seen)
+
+
+def test_measured_time_makes_sets_wait():
+    assert measured(0.25) == 250_000_000
+    _, pipeline, account = played(service=lambda _: 250_000_000)
+    told = account.summary(pipeline)
+    assert told["sensors"]["wheel"]["dropped"]["overload"] > 20
+    assert told["ms"]["latency"]["p50"] >= 250
+    assert set(told["ms"]) == {"latency", "camera", "wheel"}
+    assert sum(told["levels"].values()) == told["sets"]
+
+
+def test_the_terminal_shows_sensors_health_and_belief():
+    pipeline = open_stream(model())
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with View(pipeline, console) as view:
+        play(pipeline, from_arrays(recording(), KEYS), [view])
+    text = console.file.getvalue()
+    assert "camera" in text and "1 gate" in text and "OK" in text and "motion" in text
+    assert max(map(len, text.splitlines())) < 2000
+
+
+def test_the_picture_is_drawn(tmp_path):
+    timeline = Timeline(list(KEYS))
+    pipeline = open_stream(model())
+    play(pipeline, from_arrays(recording(), KEYS), [timeline])
+    timeline.draw(tmp_path / "figures" / "stream.png")
+    assert (tmp_path / "figures" / "stream.png").read_bytes()[:4] == b"\x89PNG"
