@@ -1,7 +1,7 @@
 """What the engine and the synchroniser cost beside torch: python benchmarks/stream.py [--sets 2000] [--runs 5].
 
-The torch calls of one set are recorded as the engine makes them, and replayed in a loop, as a program written by hand for
-this graph would make them: no messages, no graph, no bookkeeping. Writes benchmarks/stream.md.
+The torch calls of one set are recorded as the engine makes them, and replayed in a loop, as a program written by hand
+for this graph would make them: no messages, no graph, no bookkeeping. Writes benchmarks/stream.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ GRAPH = {
         "kinds": {"type": "gmm", "ports": {"component": "kind", "observation": "z"}, "fit": {"restarts": 1}},
     },
 }
-METADATA = ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "names", "grad_fn", "data", "grad")
+METADATA = ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "names", "grad_fn", "grad")
 
 
 class Tape(TorchFunctionMode):
@@ -133,14 +133,14 @@ def main():
             "# Streams",
             "",
             f"`python benchmarks/stream.py --sets {options.sets} --runs {options.runs}`, {platform.machine()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, one thread. Two VAEs and a Gaussian mixture, a set "
-            f"at a time: {len(calls)} torch calls, which take {step_us:.0f} us when replayed by hand.",
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, one thread. Two VAEs and a Gaussian mixture, "
+            f"a set at a time: {len(calls)} torch calls, which take {step_us:.0f} us when replayed by hand.",
             "",
             "| figure | asked for | found |",
             "|---|---|---|",
             f"| engine, median of a set, in calls by hand | <= 1.3 | {p50:.2f} |",
             f"| engine, 99th percentile, in theirs, median of {options.runs} runs | <= 2 | {p99:.2f} |",
-            f"| synchroniser and queues, per set, in calls by hand | <= 0.05 | {sync_us / step_us:.3f} ({sync_us:.0f} us) |",
+            f"| synchroniser and queues, per set, in calls by hand | <= 0.05 | {sync_us / step_us:.3f} |",
             f"| memory after {options.million} sets, over that after a tenth of them | < 1.05 | {1 + growth:.3f} |",
         ]
     )
