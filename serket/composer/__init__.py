@@ -7,6 +7,7 @@ from serket.composer.mixture_of_experts import MixtureOfExperts
 from serket.composer.mixture_of_products import MixtureOfProducts
 from serket.composer.naming_game import NamingGame
 from serket.composer.product import Product
+from serket.composer.workspace import Workspace
 
 __all__ = [
     "Clusters",
@@ -16,4 +17,5 @@ __all__ = [
     "MixtureOfProducts",
     "NamingGame",
     "Product",
+    "Workspace",
 ]

@@ -14,7 +14,7 @@ import torch
 from serket.errors import SerketError
 from serket.graph.stream import StreamEntry
 from serket.messages import Family, Message
-from serket.protocol import Module, Port, Role
+from serket.protocol import Module, Port, Role, traits
 
 __all__ = ["Graph", "Node", "Variable", "instance"]
 
@@ -70,7 +70,9 @@ class Node:
     @property
     def couples_rows(self) -> bool:
         """Whether it is of the time plate, and answers the rows of a sequence together."""
-        return getattr(self.cls, "plate", "row") == "time"
+        plate = getattr(self.cls, "plate", "row")
+        # Of some types the options tell.
+        return (traits(self.build()).plate if isinstance(plate, property) else plate) == "time"
 
     def build(self) -> Module:
         """Make the module, untrained; raises like :func:`instance`."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
-from serket.protocol import Evidence, Port, Role, Trainable
+from serket.protocol import Evidence, Port, Role, Trainable, traits
 from serket.registry import hypotheses, lookup
 
 ROWS = 6
@@ -34,13 +34,14 @@ class Case:
     fit_options: Mapping[str, Any] = field(default_factory=dict)
     full: bool = False
     deterministic: bool = False  # its fit, whatever the seed
+    causal: bool = False  # of the time plate: rows hear earlier ones only
 
     def __str__(self):
         return f"{self.type}-{self.kind}-{self.name}"
 
     @property
     def time(self):
-        return getattr(lookup(self.type, self.kind), "plate", "row") == "time"
+        return traits(self.fresh()).plate == "time"
 
     def sequence(self, rows=ROWS):
         return torch.tensor([PLACES[row % 6] - 3 * (row // 6) for row in range(rows)]) if self.time else None
@@ -209,6 +210,8 @@ TOGETHER = {"fit_options": {"starts": 3, "iterations": 4}}
 COARSE = {"draws": 4, "points": 128}
 NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
+FEW = {"hidden": 6}
+SLOTS = {"slots": 3, "width": 5, "top": 1}
 
 CASES = [
     Case("module", "black_box", "categories", {"hypothesis": parent(4, CATEGORY)}, box("categories"), normal(2)),
@@ -314,6 +317,10 @@ CASES = [
          fit_options=TOGETHER["fit_options"]),
     Case("composer", "clusters", "categories", {"concept": parent(3, CATEGORY), "views[0]": child(2, CATEGORY),
          "views[1]": child(4, CATEGORY)}, **TOGETHER),
+    Case("composer", "workspace", "latent", BODY, FEW, fit_options=BRIEF),
+    Case("composer", "workspace", "latent-full", BODY, {**FEW, "losses": {"fused": 1}}, fit_options=BRIEF, full=True),
+    Case("composer", "workspace", "slots", BODY, {**FEW, **SLOTS}, fit_options=BRIEF),
+    Case("composer", "workspace", "memory", BODY, {**FEW, **SLOTS, "memory": True}, fit_options=BRIEF, causal=True),
     *[Case("composer", "naming_game", mode, AGENTS, {"communication": mode, "games": 30, "prior": [0.5, 0.3, 0.2]})
       for mode in ("metropolis_hastings", "variational", "accept_all", "none")],
 ]  # fmt: skip
@@ -322,4 +329,5 @@ TRAINABLE = [
     for case in CASES
     if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
+    or (case.kind, case.type) == ("composer", "workspace")
 ]

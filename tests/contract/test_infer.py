@@ -148,6 +148,9 @@ def test_rows_hear_their_sequence_and_no_other(case):
         turned = {name: case.inbox(2)[name].where(row, one) for name, one in inbox.items()}
         after = tensors(case.infer(module, turned, evidence))
         messages = [name for name in before if name != "log_evidence"]
+        if case.causal and changed == 2:
+            assert all(torch.equal(before[name][:2], after[name][:2]) for name in messages)
+            continue
         for neighbour in neighbours:  # a row without data hears them, too
             assert max(float((before[n] - after[n])[neighbour].abs().max()) for n in messages) > 1e-6, neighbour
         assert all(torch.equal(before[name][3:], after[name][3:]) for name in before)
