@@ -1,6 +1,7 @@
 """How messages become a shared latent."""
 
 from serket.composer.clusters import Clusters
+from serket.composer.coordinated import Coordinated
 from serket.composer.joint import JointComposer
 from serket.composer.linear_gaussian import LinearGaussianComposer
 from serket.composer.mixture_of_experts import MixtureOfExperts
@@ -11,6 +12,7 @@ from serket.composer.workspace import Workspace
 
 __all__ = [
     "Clusters",
+    "Coordinated",
     "JointComposer",
     "LinearGaussianComposer",
     "MixtureOfExperts",

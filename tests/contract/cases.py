@@ -308,6 +308,11 @@ CASES = [
       for objective in ("jmvae", "telbo", "mvae", "mmvae", "mopoe", "mvtcae", "mmjsd", "mmvae_plus", "dmvae")],
     Case("composer", "joint", "full", BODY, {**NETWORK, "objective": "mmvae_plus", "private": 2}, fit_options=BRIEF,
          full=True),
+    *[Case("composer", "coordinated", distance, BODY, {"distance": distance, "hidden": 4}, fit_options={"epochs": 4, "batch": 16})
+      for distance in ("kl", "wasserstein", "contrastive")],
+    Case("composer", "coordinated", "cca", BODY, {"distance": "cca"}, full=True),
+    Case("composer", "coordinated", "cross-generation", BODY | {"views[2]": child(2)},
+         {"criterion": "cross_generation", "hidden": 0}, fit_options={"epochs": 4, "batch": 16}),
     Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
     Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
          full=True, **TOGETHER),
@@ -328,6 +333,5 @@ TRAINABLE = [
     case
     for case in CASES
     if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
-    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
-    or (case.kind, case.type) == ("composer", "workspace")
+    or (case.kind == "composer" and case.type in ("clusters", "coordinated", "joint", "linear_gaussian", "workspace"))
 ]
