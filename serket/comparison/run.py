@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -44,7 +44,7 @@ def compare(
     composers: str | Iterable[str] = ("product", "linear_gaussian"),
     *,
     seeds: int = 3,
-    splits: int = 5,
+    splits: int | Sequence[int] = 5,
     pairs: Iterable[int | str] = ("all",),
     missing: float | None = None,
     labels: Iterable[int] = (),
@@ -66,7 +66,7 @@ def compare(
         data: as in :func:`serket.fit`.
         composers: names of types, with options after colons: ``joint:objective=mopoe:fit.epochs=50``.
         seeds: how many seeds, from 0.
-        splits: how many splits.
+        splits: how many splits, or their numbers.
         pairs: cases of few pairs (:func:`serket.data.few_pairs`), or ``"all"``.
         missing: a case more, of so large a share of views missing (:func:`serket.data.missing_at_random`).
         labels: labels a class that a probe on the first view is taught, to be read from each other one.
@@ -82,7 +82,8 @@ def compare(
         SerketError: no such composer, or no place for one in the graph; fewer than two views; data at fault.
     """
     wanted, todo, few = specs(composers), cases(pairs, missing), tuple(labels)
-    for name, number in [("seeds", seeds), ("splits", splits), *(("labels", number) for number in few)]:
+    numbers = range(splits) if isinstance(splits, int) else splits
+    for name, number in [("seeds", seeds), ("splits", len(numbers)), *(("labels", number) for number in few)]:
         if number < 1:
             raise SerketError(f"no such number of {name}", expected="1 or more", found=str(number))
     bench = Bench.of(graph if isinstance(graph, Graph) else load_graph(graph))
@@ -91,8 +92,8 @@ def compare(
         raise DataError("there are no labels to teach", where=whole.name, fix="store 'label', or leave labels out")
     keep = Keeper(kept)
     made: list[Cell] = []
-    total = splits * seeds * len(todo) * len(wanted)
-    for split, seed in product(range(splits), range(seeds)):
+    total = len(numbers) * seeds * len(todo) * len(wanted)
+    for split, seed in product(numbers, range(seeds)):
         here = another_split(whole, split)
         readers = _readers(here)
         for case in todo:
