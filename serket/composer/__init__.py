@@ -1,5 +1,6 @@
 """How messages become a shared latent."""
 
+from serket.composer.anchors import retrieve, vote
 from serket.composer.clusters import Clusters
 from serket.composer.coordinated import Coordinated
 from serket.composer.joint import JointComposer
@@ -8,6 +9,7 @@ from serket.composer.mixture_of_experts import MixtureOfExperts
 from serket.composer.mixture_of_products import MixtureOfProducts
 from serket.composer.naming_game import NamingGame
 from serket.composer.product import Product
+from serket.composer.relative import Relative
 from serket.composer.workspace import Workspace
 
 __all__ = [
@@ -20,4 +22,7 @@ __all__ = [
     "NamingGame",
     "Product",
     "Workspace",
+    "Relative",
+    "retrieve",
+    "vote",
 ]

@@ -301,6 +301,8 @@ CASES = [
     Case("composer", "mixture_of_experts", "full", THREE, full=True),
     Case("composer", "mixture_of_products", "diagonal", EQUAL),
     Case("composer", "mixture_of_products", "full", THREE, full=True),
+    Case("composer", "relative", "all", BODY, {"keep": 5}, deterministic=True),
+    Case("composer", "relative", "drawn", {**BODY, "views[2]": child(2)}, {"keep": 5, "anchors": 20}, full=True),
     Case("composer", "linear_gaussian", "diagonal", BODY, {"private": 1}, deterministic=True),
     Case("composer", "linear_gaussian", "full", BODY, {"private": 0}, full=True, deterministic=True),
     *[Case("composer", "joint", objective, {**BODY, "views[2]": child(2)}, {"objective": objective, **NETWORK},
@@ -333,5 +335,8 @@ TRAINABLE = [
     case
     for case in CASES
     if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
-    or (case.kind == "composer" and case.type in ("clusters", "coordinated", "joint", "linear_gaussian", "workspace"))
+    or (
+        case.kind == "composer"
+        and case.type in ("clusters", "coordinated", "joint", "linear_gaussian", "relative", "workspace")
+    )
 ]
