@@ -42,6 +42,8 @@ def __getattr__(name):
         raise AttributeError(name)
     return type(name, (), {})
 '''
+DISTANCES = (":distance=kl", ":distance=wasserstein", ":distance=contrastive", ":distance=cca")
+VARIANTS = {"coordinated": (*DISTANCES, ":criterion=cross_generation"), "workspace": ("", ":slots=8")}
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
 
 
@@ -96,6 +98,9 @@ def gallery():
         if set(class_ports(cls) or ()) != {"shared", "views"}:
             continue
         options = options_of(cls)
+        if name in VARIANTS:
+            names += [f"{name}{variant}" for variant in VARIANTS[name]]
+            continue
         words = [
             f"{name}:{option}={word}"
             for option in ("objective", "criterion")

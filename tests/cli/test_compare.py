@@ -1,6 +1,8 @@
 """``serket compare``: its files, its table, and what it says of a wrong name."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,14 @@ def test_an_unknown_name_is_told_with_those_that_exist(serket, tiny, name):  # n
     status, _, err = serket("compare", "tiny.yaml", "--composers", name)
     assert status == 2 and f"composer '{name}'" in err
     assert "linear_gaussian" in err or "option=value" in err
+
+
+def test_the_page_names_every_option_and_none_that_is_not_there(serket):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    _, text, _ = serket("compare", "--help")
+    there = set(re.findall(r"(?<!\S)--[a-z-]+", text)) - {"--help"}
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    assert {re.search(r"--[a-z]+", row)[0] for row in rows} <= there
+    assert there - {"--data", "--test-fraction", "--strict", "--plugin", "--quiet"} <= set(
+        re.findall(r"--[a-z]+", page)
+    )
