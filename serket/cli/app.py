@@ -12,6 +12,7 @@ from serket.cli.compare import compare
 from serket.cli.look import check, draw, modules, schema
 from serket.cli.run import run
 from serket.cli.shared import err
+from serket.cli.stream import replay, stream
 from serket.cli.use import evaluate, generate, infer
 from serket.report.status import status
 
@@ -39,7 +40,7 @@ def options(
     """Connect models trained apart into one probabilistic model."""
 
 
-for command in (run, compare, check, draw, infer, generate, evaluate, modules, schema):
+for command in (run, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema):
     app.command()(command)
 
 

@@ -49,7 +49,6 @@ class Intake:
         observation.time_ns = time
         count.received += 1
         self.last_recv = observation.recv_ns
-        self.intervals.append(observation.recv_ns)
         lag = observation.recv_ns - time
         if self._lag is None:
             self._lag, self._clock = lag, observation.clock
@@ -59,6 +58,7 @@ class Intake:
         self._lag = lag
         if time in self._recent:
             return [], "duplicate"
+        self.intervals.append(observation.recv_ns)
         if time <= self._released and time < self._newest - self.history:
             return [], "out_of_order"
         if time <= self._released and not self.history:

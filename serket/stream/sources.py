@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serket.data.source import opened
+from serket.data.source import Source, opened
 from serket.errors import DataError, suggestion
 from serket.stream.observation import Observation
 
@@ -19,7 +19,12 @@ Array = npt.NDArray[Any]
 
 
 def from_arrays(
-    source: str | Path | Mapping[str, Any], keys: tuple[str, ...], *, hz: float | None = None, near: Path | None = None
+    source: str | Path | Mapping[str, Any],
+    keys: tuple[str, ...],
+    *,
+    hz: float | None = None,
+    sequence: int | None = None,
+    near: Path | None = None,
 ) -> Iterator[Observation]:
     """Yield the observations of a recording, in the order of receipt.
 
@@ -31,6 +36,7 @@ def from_arrays(
         source: a path, the name of a data set, or arrays by key.
         keys: the sensors that are read.
         hz: rows per second of arrays without stamps.
+        sequence: only the rows of this one, where an array ``<key>_sequence`` tells.
         near: a folder in which a relative path is tried, too.
 
     Raises:
@@ -56,9 +62,13 @@ def from_arrays(
                 if f"{key}_recv_ns" in arrays:
                     received = _stamps(arrays.read(f"{key}_recv_ns"), f"{arrays.name}: {key}_recv_ns", len(values))
             elif hz is not None:
-                seen = np.isfinite(values).all(1) if values.dtype.kind == "f" else np.ones(len(values), dtype=bool)
+                rows = _rows(arrays, len(values), sequence)
+                values, seen = values[rows], np.ones(len(rows), dtype=bool)
+                if values.dtype.kind == "f":
+                    seen &= np.isfinite(values).all(1)
                 if f"{key}_mask" in arrays:
-                    seen &= arrays.read(f"{key}_mask").reshape(len(values), -1).all(1)
+                    mask = arrays.read(f"{key}_mask")
+                    seen &= mask.reshape(len(mask), -1)[rows].all(1)
                 stamps = received = np.round(np.flatnonzero(seen) * 1e9 / hz).astype(np.int64)
                 values = values[seen]
             else:
@@ -90,6 +100,23 @@ def record(observations: list[Observation]) -> dict[str, Array]:
         arrays[f"{sensor}_stamp_ns"] = np.array([one.stamp_ns for one in mine], dtype=np.int64)
         arrays[f"{sensor}_recv_ns"] = np.array([one.recv_ns for one in mine], dtype=np.int64)
     return arrays
+
+
+def _rows(arrays: Source, count: int, sequence: int | None) -> Array:
+    """Return the row numbers of a sequence, or of all."""
+    if sequence is None:
+        return np.arange(count)
+    named = next((name for name in arrays.names if name.endswith("_sequence")), None)
+    rows = np.flatnonzero(arrays.read(named) == sequence) if named else np.arange(0)
+    if not len(rows):
+        ids = np.unique(arrays.read(named)).tolist() if named else []
+        raise DataError(
+            f"no sequence {sequence}",
+            where=arrays.name,
+            available=[f"{ids[0]} to {ids[-1]}"] if ids else ["none: no array ends in _sequence"],
+            fix="choose one of these, or leave --sequence out",
+        )
+    return rows
 
 
 def _stamps(stamps: Array, where: str, rows: int) -> Array:

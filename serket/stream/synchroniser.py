@@ -9,6 +9,8 @@ from serket.stream.observation import Observation
 
 __all__ = ["Set", "Synchroniser"]
 
+EARLIEST = 0.8  # of its period: no sensor delivers sooner after its last reading
+
 
 class Set:
     """Readings that belong together: ``members`` by sensor, about the time of the first that came.
@@ -31,8 +33,9 @@ class Synchroniser:
     - ``exact``: readings with one stamp. ``approximate``: within ``tolerance_ms`` (and the sensor's ``jitter_ms``) of
       the first. A set goes out as soon as every sensor is in it, and those before it go with it; else at its deadline,
       ``timeout_ms`` after its first member came, never put off.
-    - ``settled``: as approximate, but a set goes out as soon as nothing more can join: every sensor is in it or has
-      delivered something later. The deadline stands.
+    - ``settled``: as approximate, but a set goes out as soon as nothing more can join: every sensor is in it, has
+      delivered something later, or, by the greatest rate it is expected to have, cannot deliver anything so soon (with
+      a fifth of its period to spare). The deadline stands.
     - ``latest``: every reading is a set of its own, beside the last of each other sensor, up to ``timeout_ms`` old.
 
     Sets go out in the order of their time, except ``latest``. A reading for a set that has gone is late.
@@ -47,6 +50,8 @@ class Synchroniser:
         tolerance = 0 if self.policy == "exact" else nanoseconds(entry.tolerance_ms)
         jitter = {name: 0 if self.policy == "exact" else nanoseconds(entry.sensor(name).jitter_ms) for name in sensors}
         self._window = {name: tolerance + jitter[name] for name in sensors}
+        rates = {name: entry.sensor(name).expect_hz for name in sensors}
+        self._pause = {name: round(EARLIEST * 1e9 / hz[1]) if hz else 0 for name, hz in rates.items()}
         self._open: list[Set] = []  # by time
         self._reached = dict.fromkeys(sensors, -(1 << 63))  # the latest stamp of each
         self._latest: dict[str, Observation] = {}
@@ -106,7 +111,8 @@ class Synchroniser:
         return None
 
     def _settled(self) -> list[Set]:
-        reached, count = self._reached, 0
+        pause, count = self._pause, 0
+        reached = {name: time + pause[name] for name, time in self._reached.items()}
         for one in self._open:
             time, members = one.time_ns, one.members
             if not all(name in members or reached[name] > time + window for name, window in self._window.items()):

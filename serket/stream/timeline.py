@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from serket.messages import Categorical, projected
 from serket.stream.health import Level
 from serket.stream.output import Output
 from serket.stream.view import watched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Timeline"]
 
@@ -46,12 +49,14 @@ class Timeline:
         if len(self._kept) > MOST:
             self._kept, self._stride = self._kept[1::2], self._stride + 1
 
-    def draw(self, path: Path) -> None:
-        """Write a PNG; nothing where nothing was kept."""
-        if not self._kept:
-            return
+    def drawn(self) -> bytes:
+        """Return a PNG."""
         from matplotlib.figure import Figure
 
+        if not self._kept:
+            figure = Figure(figsize=(4, 1))
+            figure.text(0.5, 0.5, "no set went out", ha="center")
+            return _png(figure)
         times = np.array([one[0] for one in self._kept], dtype=float)
         times = (times - times[0]) / 1e9
         figure = Figure(figsize=(9, 5.4), layout="constrained")
@@ -81,5 +86,10 @@ class Timeline:
         for axes in (top, middle, bottom):
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, dpi=120, format="png")
+    return file.getvalue()

@@ -1,0 +1,156 @@
+"""A run on a stream: live or recorded, and again."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serket.cli.shared import (
+    DeviceOpt,
+    JsonOpt,
+    PluginOpt,
+    QuietOpt,
+    RunArg,
+    SeedOpt,
+    err,
+    model_of,
+    near,
+    plug,
+    show_json,
+    show_text,
+)
+from serket.errors import DataError
+
+if TYPE_CHECKING:
+    from serket.model import Model
+
+LAST = "stream/last.json"
+
+HzOpt = Annotated[float | None, typer.Option("--hz", min=0.001, help="Rows per second of a source without stamps.")]
+SequenceOpt = Annotated[int | None, typer.Option("--sequence", help="Only this sequence of the source.")]
+
+
+def stream(
+    run: RunArg,
+    source: Annotated[str, typer.Option("--source", help="An .npz recording, or the name of a data set.")],
+    sink: Annotated[Path | None, typer.Option("--sink", help="Where to write a line of JSON per set.")] = None,
+    rate: Annotated[str, typer.Option("--rate", help="1.0: as it was received; max: as fast as can be.")] = "max",
+    hz: HzOpt = None,
+    sequence: SequenceOpt = None,
+    seed: SeedOpt = None,
+    device: DeviceOpt = "cpu",
+    plugin: PluginOpt = None,
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Infer from a stream, set after set, and show sensors, health and belief while it runs."""
+    plug(plugin)
+    model = model_of(run, device, seed)
+    speed = _rate(rate)
+    told = {"source": _lasting(source), "hz": hz, "sequence": sequence}
+    _play(run, model, told, sink, speed, quiet, as_json)
+    if Path(run).is_dir():
+        from serket.store import update_file
+
+        update_file(run, LAST, json.dumps(told).encode())
+
+
+def replay(
+    run: RunArg,
+    source: Annotated[str | None, typer.Option("--source", help="What to play; else what was played last.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write a line of JSON per set.")] = None,
+    hz: HzOpt = None,
+    sequence: SequenceOpt = None,
+    seed: SeedOpt = None,
+    device: DeviceOpt = "cpu",
+    plugin: PluginOpt = None,
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Play a recording again by its own clock: the same outputs to the byte, every time."""
+    plug(plugin)
+    model = model_of(run, device, seed)
+    told: dict[str, Any] = {"source": source, "hz": hz, "sequence": sequence}
+    if source is None:
+        last = Path(run) / LAST
+        if not last.is_file():
+            raise DataError(
+                "nothing was streamed yet", where=run, fix=f"serket stream {run} --source FILE, or --source here"
+            )
+        told = json.loads(last.read_text())
+    _play(run, model, told, out, None, quiet, as_json)
+
+
+def _play(
+    run: str, model: Model, told: dict[str, Any], out: Path | None, rate: float | None, quiet: bool, as_json: bool
+) -> None:
+    from serket.store.files import naming
+    from serket.stream import from_arrays, measured, open_stream
+    from serket.stream.account import Account
+    from serket.stream.play import Sink, play
+    from serket.stream.sinks import JsonLines
+    from serket.stream.timeline import Timeline
+    from serket.stream.view import View
+
+    pipeline = open_stream(model, service=None if rate is None else measured)
+    observations = from_arrays(
+        told["source"], model.keys, hz=told["hz"], sequence=told["sequence"], near=model.graph.folder
+    )
+    account, timeline = Account(), Timeline(list(pipeline.counts))
+    sinks: list[Sink] = [account, timeline]
+    with ExitStack() as stack:
+        if out is not None:
+            with naming(out):
+                sinks.append(JsonLines(stack.enter_context(out.open("w", encoding="utf-8"))))
+        if not (quiet or as_json):
+            sinks.append(stack.enter_context(View(pipeline, err)))
+        try:
+            play(pipeline, observations, sinks, rate=rate)
+        except KeyboardInterrupt:
+            err.print("interrupted: what follows is what was seen until then", markup=False)
+    summary = account.summary(pipeline)
+    picture = Path(run) / "stream" / "stream.png" if Path(run).is_dir() else None
+    if picture is not None:
+        from serket.store import update_file
+
+        update_file(run, "stream/stream.png", timeline.drawn())
+    if as_json:
+        show_json(summary)
+    elif not quiet:
+        _show(summary)
+        for path in (out, picture):
+            if path is not None:
+                show_text(f"written to {near(path)}")
+
+
+def _show(summary: dict[str, Any]) -> None:
+    levels = ", ".join(f"{name} {count}" for name, count in summary["levels"].items())
+    pace = f", {summary['per_second']:g} a second" if summary["per_second"] else ""
+    show_text(f"sets: {summary['sets']}{pace}; {levels or 'none'}")
+    for name, count in summary["sensors"].items():
+        lost = ", ".join(f"{number} {reason}" for reason, number in count["dropped"].items())
+        show_text(f"{name}: received {count['received']}, used {count['used']}" + (f", dropped {lost}" if lost else ""))
+    for name in ("missed_deadlines", "clock_resets", "revisions"):
+        if summary[name]:
+            show_text(f"{name.replace('_', ' ')}: {summary[name]}")
+    times = ", ".join(f"{name} {told['p50']:g}" for name, told in summary["ms"].items() if told)
+    show_text(f"median ms: {times}")
+
+
+def _rate(text: str) -> float | None:
+    try:
+        rate = None if text == "max" else float(text)
+    except ValueError:
+        rate = 0.0
+    if rate is not None and not 0 < rate < float("inf"):
+        raise DataError("no such rate", where="--rate", expected="a number above zero, or max", found=text, fix="1.0")
+    return rate
+
+
+def _lasting(source: str) -> str:
+    """Return the source as it is found from any folder."""
+    return str(Path(source).resolve()) if Path(source).is_file() else source

@@ -1,0 +1,67 @@
+"""`serket stream` and `serket replay`: what they print, write and refuse."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from serket.cli import app
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tracking"
+    done = CliRunner().invoke(app, ["run", "tracking", "--out", str(folder), "--quiet"])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+PLAY = ["--source", "tracking", "--hz", "10", "--sequence", "16"]
+
+
+def serket(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_stream_then_the_same_again_to_the_byte(run, tmp_path):
+    first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
+    done = serket("stream", run, *PLAY, "--sink", first)
+    assert done.exit_code == 0, done.output
+    assert "sets: 60, 10 a second; OK 60" in done.output
+    assert "camera: received 12, used 12" in done.output
+    assert (run / "stream" / "stream.png").read_bytes()[:4] == b"\x89PNG"
+    assert serket("replay", run, "--out", again).exit_code == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert len(first.read_text().splitlines()) == 60
+    assert serket("evaluate", run, "--quiet").exit_code == 0, "a run with a stream in it is still a run"
+
+
+def test_json_is_the_account(run):
+    done = serket("stream", run, *PLAY, "--json")
+    told = json.loads(done.stdout)
+    assert told["sensors"]["wheel"] == {"received": 60, "used": 60, "held": 0, "dropped": {}}
+    assert told["levels"] == {"OK": 60}
+
+
+def test_it_runs_at_a_pace(run):
+    assert serket("stream", run, *PLAY, "--rate", "50", "--quiet").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--source", "tracking"], "'camera' has no stamps"),
+        (["--source", "digits"], "none of the model's sensors"),
+        ([*PLAY[:-1], "99"], "no sequence 99"),
+        ([*PLAY, "--rate", "fast"], "no such rate"),
+        (["--source", "nothing.npz"], "no data set 'nothing.npz'"),
+    ],
+)
+def test_mistakes(run, arguments, text):
+    done = serket("stream", run, *arguments)
+    assert text in str(done.exception)
+
+
+def test_nothing_to_replay(tmp_path):
+    done = serket("replay", "tracking")
+    assert "nothing was streamed yet" in str(done.exception)
