@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from serket.comparison import run
+from serket.comparison import setting
 from serket.comparison.bench import Bench
 from serket.comparison.cases import divided
 from serket.data import few_pairs, load
@@ -73,13 +73,13 @@ def test_rows_are_judged_by_a_share_of_the_complete_and_of_the_others():
 
 def test_a_probe_of_few_labels_is_taught_so_many_of_a_class_by_the_first_view(monkeypatch):
     taught = []
-    scores = run.by_labels.__globals__["probe_scores"]
+    scores = setting.by_labels.__globals__["probe_scores"]
 
     def watched(latents, labels, *rest):
         taught.append((latents, labels))
         return scores(latents, labels, *rest)
 
-    monkeypatch.setitem(run.by_labels.__globals__, "probe_scores", watched)
+    monkeypatch.setitem(setting.by_labels.__globals__, "probe_scores", watched)
     table = compared("linear_gaussian", labels=[3, 500])
     assert [np.bincount(labels).tolist() for _, labels in taught[1:]][0] == [3, 3]
     source = data()
@@ -100,9 +100,9 @@ def test_a_composer_that_cannot_serve_says_why_in_its_row():
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
-    measured, pretrained = run.measured, Bench.pretrained
+    measured, pretrained = setting.measured, Bench.pretrained
     calls = []
-    monkeypatch.setattr(run, "measured", lambda *args: calls.append("cell") or measured(*args))
+    monkeypatch.setattr(setting, "measured", lambda *args: calls.append("cell") or measured(*args))
     monkeypatch.setattr(
         Bench, "pretrained", lambda self, *args, **more: calls.append("modules") or pretrained(self, *args, **more)
     )
@@ -137,6 +137,14 @@ def test_modules_see_only_what_a_case_leaves_of_the_views(monkeypatch):
     table = compared("linear_gaussian", pairs=["all"], missing=0.5)
     assert seen[0] == 1 and 0.4 < seen[1] < 0.7
     assert table.cases == ("all rows", "0.5 of the views missing")
+
+
+@pytest.mark.parametrize("pairs", [0, 1])
+def test_with_hardly_a_pair_a_composer_serves_or_says_why(pairs):
+    table = compared("linear_gaussian,product", pairs=[pairs])
+    case = f"{pairs} pairs"
+    assert table.cases == (case,) and table.spread("product", "strict", case).n == 1
+    assert table.cannot("linear_gaussian", case) or table.spread("linear_gaussian", "strict", case).n == 1
 
 
 @pytest.mark.parametrize(

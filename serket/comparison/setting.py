@@ -1,0 +1,165 @@
+"""One cell: a composer, or several in turn, on one split, with one seed, in one case."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serket import store
+from serket.comparison.bench import Bench, States
+from serket.comparison.cases import Case, divided
+from serket.comparison.measures import Array, Readers, by_labels, criterion, examples, measured
+from serket.comparison.specs import Spec, candidates
+from serket.data import IMAGES, Dataset
+from serket.errors import SerketError
+from serket.graph.write import to_yaml
+from serket.report.metrics import probe
+from serket.store.files import plain
+
+__all__ = ["Keeper", "Setting", "pictured", "readers_of"]
+
+DRAWS, EXAMPLES = 1, 8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One split, seed and case: what every composer in it shares."""
+
+    bench: Bench
+    whole: Dataset
+    case: Case
+    seed: int
+    labels: tuple[int, ...]
+    readers: Readers
+    keep: Keeper
+    workers: int
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The rows as the case leaves them."""
+        return self.case.of(self.whole, self.seed)
+
+    @cached_property
+    def states(self) -> States:
+        """The modules, fitted: with few pairs every view of every row is still there, so as on all rows."""
+        data = self.data if self.case.missing else self.whole
+        tag = store.fingerprint(graph=to_yaml(self.bench.graph), sha256=data.sha256, seed=self.seed, **_VERSIONS)
+        return self.keep.states(tag, lambda: self.bench.pretrained(data, self.seed, workers=self.workers))
+
+    def cell(self, spec: Spec, *, shown: bool) -> dict[str, Any]:
+        """Return what one composer is worth here, from an earlier run if that got so far."""
+        about = {"spec": spec.text, "case": str(self.case), "labels": self.labels, "shown": shown, "seed": self.seed}
+        tag = store.fingerprint(graph=self.bench.whole, sha256=self.data.sha256, code=_code(), **about, **_VERSIONS)
+        return self.keep.cell(tag, lambda: self._measured(spec, shown))
+
+    def _measured(self, spec: Spec, shown: bool) -> dict[str, Any]:
+        try:
+            found = self._fitted(spec, shown)
+        except SerketError as error:
+            return {"cannot": ", ".join(filter(None, [error.problem, error.found and f"found {error.found}"]))}
+        return found
+
+    def _fitted(self, spec: Spec, shown: bool) -> dict[str, Any]:
+        bench, data, seed, keys = self.bench, self.data, self.seed, self.bench.keys
+        learn, judge = divided(data, seed)
+        open_options = candidates(bench.with_composer(spec, {}).nodes[bench.place.name].build(), spec.options)
+        start = time.process_time()
+        tried: list[tuple[float, dict[str, Any]]] = []
+        for options in open_options:
+            composed = bench.composed(bench.with_composer(spec, options), self.states, data, learn, seed)
+            tried.append((criterion(composed.model, bench.shared, data, keys, learn, judge), options))
+        validation, chosen = max(tried, key=lambda one: -np.inf if np.isnan(one[0]) else one[0])
+        choosing = time.process_time() - start
+        composed = bench.composed(bench.with_composer(spec, chosen), self.states, data, data.train, seed)
+        model = composed.model
+        found = measured(model, bench.shared, data, keys, self.readers, seed)
+        found |= {"validation": validation, "chosen": chosen, "choosing_cpu_seconds": choosing}
+        found |= {"cpu_seconds": composed.cpu_seconds, "parameters": composed.parameters}
+        found["thawed"] = composed.changed(self.states)
+        found["labels"] = {str(n): by_labels(model, bench.shared, data, keys, n, seed) for n in self.labels}
+        if shown and (to := pictured(bench, data)):
+            found["examples"] = examples(model, data, keys, to, _rows(data), DRAWS)
+        return found
+
+
+class Keeper:
+    """Modules and cells of a comparison, kept as they are made; nothing is kept without a folder."""
+
+    def __init__(self, kept: store.Partial | None) -> None:
+        self.kept = kept
+
+    def states(self, tag: str, make: Callable[[], States]) -> States:
+        """Return the states kept under a tag, or make and keep them."""
+        held = self.kept.get("modules", tag) if self.kept else None
+        if held is not None:
+            found: dict[str, dict[str, Tensor]] = {}
+            for name, value in held.items():
+                module, _, key = name.partition("/")
+                found.setdefault(module, {})[key] = value
+            return found
+        made = make()
+        if self.kept:
+            parts = {f"{module}/{key}": value for module, state in made.items() for key, value in state.items()}
+            self.kept.put("modules", tag, parts)
+        return made
+
+    def cell(self, tag: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the cell kept under a tag, or make and keep it."""
+        held = self.kept.get("cell", tag) if self.kept else None
+        if held is not None:
+            return dict(json.loads(bytes(cast(Any, held["json"].tolist()))))
+        made: dict[str, Any] = plain(make())
+        if self.kept:
+            text = json.dumps(made).encode()
+            self.kept.put("cell", tag, {"json": torch.tensor(list(text), dtype=torch.uint8)})
+        return made
+
+
+_VERSIONS = {"torch": torch.__version__}
+
+
+@cache
+def _code() -> str:
+    """Return a name for the composers' code: what other code has fitted is fitted again."""
+    folder = Path(inspect.getfile(store)).parents[1] / "composer"
+    return store.fingerprint(**{path.name: path.read_text() for path in sorted(folder.glob("*.py"))})
+
+
+def readers_of(data: Dataset) -> Readers:
+    """Return a function to a probe taught the real training rows of a view, made once each."""
+
+    @cache
+    def reader(key: str) -> Any:
+        evidence = data.evidence(key, data.train)
+        assert evidence.values is not None and data.label is not None
+        seen = evidence.present.numpy()
+        return probe(evidence.values.numpy()[seen], data.label[data.train][seen])
+
+    return reader
+
+
+def pictured(bench: Bench, data: Dataset) -> str | None:
+    """Return the view to show imagined: a picture if there is one, else the widest that is imagined."""
+    able = {n.data for n in bench.graph.nodes.values() if hasattr(n.cls, "predict")}
+    keys = [key for key in bench.keys if key in able and key in data.arrays]
+    shapes = IMAGES.get(data.name, {})
+    return max(keys, key=lambda key: (key in shapes, data.arrays[key][0].size), default=None)
+
+
+def _rows(data: Dataset) -> Array:
+    """Return test rows to show: one of each label, as far as they go."""
+    if data.label is None:
+        return data.test[:EXAMPLES]
+    labels = data.label[data.test]
+    firsts = np.sort([np.flatnonzero(labels == name)[0] for name in np.unique(labels)])
+    return np.asarray(data.test[firsts[:EXAMPLES]])
