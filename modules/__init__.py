@@ -1,11 +1,13 @@
 """The module library: one class a file, registered by name."""
 
 from serket.modules import recognisers  # noqa: F401  # registers what black_box may call
+from serket.modules.autoregressive import Autoregressive
 from serket.modules.bag import Bag
 from serket.modules.black_box import BlackBox
 from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
 from serket.modules.dynamics import Dynamics
+from serket.modules.flow import Flow
 from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
@@ -19,12 +21,14 @@ from serket.modules.vae import VAE
 __all__ = [
     "MLDA",
     "VAE",
+    "Autoregressive",
     "Bag",
     "BlackBox",
     "Broadcast",
     "Classifier",
     "CountVAE",
     "Dynamics",
+    "Flow",
     "GaussianMixture",
     "HiddenMarkov",
     "LinearGaussian",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -19,12 +21,28 @@ from serket.rows import row_normal, row_uniform
 __all__ = ["draw_rows", "row_probs"]
 
 
+@runtime_checkable
+class FromUniform(Protocol):
+    """A distribution that is a map of uniform numbers: its draws can come from the row's own stream."""
+
+    uniforms: int
+    category_probs: Tensor | None
+
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """Turn uniform numbers ``(rows, samples, uniforms)`` into draws ``(rows, samples, D)``."""
+        ...
+
+
 def draw_rows(distribution: Distribution, samples: int, generator: torch.Generator, row_id: Tensor) -> Tensor:
     """Return ``(rows, samples, D)`` draws; each a function of (the generator's seed, row id, place) alone.
 
-    Mixtures, normals, Bernoullis and categories are drawn from the row's own stream. Any other distribution is drawn
-    by its own ``sample`` from torch's global stream, which is put back as it was; its draws depend on the batch.
+    Mixtures, normals, Bernoullis, categories and maps of uniform numbers are drawn from the row's own stream. Any
+    other distribution is drawn by its own ``sample`` from torch's global stream, which is put back as it was; its draws
+    depend on the batch.
     """
+    if isinstance(distribution, FromUniform):
+        shape = samples, distribution.uniforms
+        return distribution.from_uniform(row_uniform(generator, row_id, shape, dtype=distribution.mean.dtype))
     base = distribution.base_dist if isinstance(distribution, Independent) else distribution
     if isinstance(distribution, MixtureSameFamily):
         picks = _categories(distribution.mixture_distribution.probs.unsqueeze(1), samples, generator, row_id)
@@ -63,6 +81,8 @@ def draw_rows(distribution: Distribution, samples: int, generator: torch.Generat
 
 def row_probs(distribution: Distribution) -> Tensor | None:
     """Return ``(rows, D, K)`` if the data are categories, else None."""
+    if isinstance(distribution, FromUniform):
+        return distribution.category_probs
     if isinstance(distribution, MixtureSameFamily):
         parts = getattr(distribution.component_distribution, "base_dist", None)
         return parts.probs.mean(1) if isinstance(parts, Categorical) else None

@@ -212,6 +212,7 @@ NETWORK = {"hidden": [8]}
 BRIEF = {"epochs": 3, "batch": 16}
 FEW = {"hidden": 6}
 SLOTS = {"slots": 3, "width": 5, "top": 1}
+ROUGH = {**BRIEF, "patience": 0}
 
 CASES = [
     Case("module", "black_box", "categories", {"hypothesis": parent(4, CATEGORY)}, box("categories"), normal(2)),
@@ -247,6 +248,13 @@ CASES = [
          {"epochs": 5}),
     Case("module", "classifier", "gaussian", {"latent": parent(3)}, {"targets": "gaussian", "hidden": [4]}, normal(2),
          {"epochs": 5}, full=True),
+    Case("module", "autoregressive", "bernoulli", {"given": parent(3, CATEGORY)}, NETWORK, whole(4, 2), ROUGH),
+    Case("module", "autoregressive", "categorical", {"given": parent(2, CATEGORY)},
+         {**NETWORK, "likelihood": "categorical"}, whole(2, 3), ROUGH),
+    Case("module", "autoregressive", "gaussian", {"given": parent(3, CATEGORY)},
+         {"hidden": [8, 8], "likelihood": "gaussian"}, clumps, ROUGH),
+    Case("module", "flow", "data", {"given": parent(3, CATEGORY)}, {**NETWORK, "bins": 4}, clumps, ROUGH),
+    Case("module", "flow", "one-column", {"given": parent(2, CATEGORY)}, {**NETWORK, "bins": 4}, normal(1), ROUGH),
     Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
     Case("module", "count_vae", "bernoulli", {"words": parent(4, Family.DIRICHLET)},
          {**NETWORK, "likelihood": "bernoulli", "tokens": 3.0}, whole(4, 2), BRIEF),
@@ -339,4 +347,7 @@ TRAINABLE = [
         case.kind == "composer"
         and case.type in ("clusters", "coordinated", "joint", "linear_gaussian", "relative", "workspace")
     )
+    or case.type in ("autoregressive", "flow")
+    or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
+    or (case.kind, case.type) == ("composer", "workspace")
 ]

@@ -9,10 +9,12 @@ from serket.data.generate.corners import corners
 from serket.data.generate.counting import counting
 from serket.data.generate.episodes import episodes, landmarks
 from serket.data.generate.fruit import fruit
+from serket.data.generate.grasps import grasps
 from serket.data.generate.keypad import keypad
 from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
 from serket.data.generate.objects import objects
+from serket.data.generate.panels import panels
 from serket.data.generate.spoken import spoken
 from serket.data.generate.tracking import tracking
 
@@ -24,10 +26,12 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "digits_named": digits_named,
     "episodes": episodes,
     "fruit": fruit,
+    "grasps": grasps,
     "keypad": keypad,
     "landmarks": landmarks,
     "lawn": lawn,
     "objects": objects,
+    "panels": panels,
     "spoken": spoken,
     "tracking": tracking,
 }
