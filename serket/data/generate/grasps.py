@@ -14,7 +14,7 @@ def grasps(rows: int = 1500, deviation: float = 0.15, seed: int = 0) -> dict[str
 
     A power grasp (0) closes round a jar: a ring of radius 2. A pinch (1) and a hook (2) touch its lid, a ring of
     radius 1, each in two opposite arcs of 120 degrees, those of a hook turned by 90: half of an arc belongs to both.
-    Radii vary with ``deviation``. The word is the kind, right in nine of ten rows, and missing in half of them;
+    Radii vary with ``deviation``. The word is the kind, right in nine of ten rows and missing in half of them;
     ``label`` is the kind. The last third of the rows is for testing.
     """
     rng = np.random.default_rng(seed)
@@ -25,11 +25,12 @@ def grasps(rows: int = 1500, deviation: float = 0.15, seed: int = 0) -> dict[str
     radius = np.where(kind == 0, 2.0, 1.0) + deviation * rng.normal(size=rows)
     contact = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
     word = ((kind + (rng.random(rows) < 0.1) * rng.integers(1, 3, size=rows)) % 3).astype(float)[:, None]
-    word[rng.random(rows) < 0.5] = np.nan
+    heard = rng.random(rows) >= 0.5
     first_test = rows - rows // 3
     return {
         "contact": contact,
-        "word": word,
+        "word": np.where(heard[:, None], word, 0.0),
+        "word_mask": heard,
         "label": kind,
         "train": np.arange(first_test),
         "test": np.arange(first_test, rows),

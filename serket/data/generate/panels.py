@@ -14,7 +14,7 @@ def panels(rows: int = 1500, flips: float = 0.1, seed: int = 0) -> dict[str, Any
 
     The lamps are five pairs, each on or off by chance; in mode 0 the two of a pair are alike, in mode 1 they differ: no
     lamp alone tells the mode. Then each lamp is read wrongly with probability ``flips``. The word is the mode, right in
-    nine of ten rows, and missing in half of them; ``label`` is the mode. The last third of the rows is for testing.
+    nine of ten rows and missing in half of them; ``label`` is the mode. The last third of the rows is for testing.
     """
     rng = np.random.default_rng(seed)
     mode = rng.integers(2, size=rows)
@@ -22,11 +22,12 @@ def panels(rows: int = 1500, flips: float = 0.1, seed: int = 0) -> dict[str, Any
     lamps = np.stack([first, (first + mode[:, None]) % 2], -1).reshape(rows, 10)
     lamps = (lamps + (rng.random((rows, 10)) < flips)) % 2
     word = ((mode + (rng.random(rows) < 0.1)) % 2).astype(float)[:, None]
-    word[rng.random(rows) < 0.5] = np.nan
+    heard = rng.random(rows) >= 0.5
     first_test = rows - rows // 3
     return {
         "lamps": lamps.astype(float),
-        "word": word,
+        "word": np.where(heard[:, None], word, 0.0),
+        "word_mask": heard,
         "label": mode,
         "train": np.arange(first_test),
         "test": np.arange(first_test, rows),
