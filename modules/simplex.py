@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-__all__ = ["bag_of", "log_beta", "proposals", "uniforms"]
+__all__ = ["bag_of", "log_beta", "moments", "nearest", "proposals", "uniforms"]
 
 _SHARES = (0.0, 0.3, 1.0)
 """Of the words, that proposals believe: a first guess is often too sure, and what it misses has to be found."""
@@ -39,21 +39,14 @@ def bag_of(log_prob: Callable[[Tensor], Tensor], guess: Tensor, points: int, mos
         return guess
     if size <= 3:
         places = _lattice(size).to(guess)
-        return _counts(*_moments(log_prob(places.unsqueeze(1)).mT, places), most)
-    total = alpha.sum(-1, keepdim=True)
-    known = alpha / total
-    known_square = (total.squeeze(-1) * known.square().sum(-1) + 1) / (total.squeeze(-1) + 1)
-    mean, square = known, known_square
-    shares = torch.tensor(_SHARES).to(guess).unsqueeze(-1)
+        return _counts(*_sums(log_prob(places.unsqueeze(1)).mT, places), most)
+    mean, square, shares = alpha, alpha[..., 0], torch.tensor(_SHARES).to(guess).unsqueeze(-1)
     for start in range(2):
         uniform = uniforms(len(_SHARES), points, size, start).to(guess)
         log_pi, log_ratio = proposals(1 + shares * (alpha.unsqueeze(1) - 1), uniform)
         log_weight = log_prob(log_pi.exp().transpose(0, 1)).mT + log_ratio
-        mean, square = _moments(log_weight, log_pi.exp())
-        worth = 1 / log_weight.softmax(-1).square().sum(-1)
-        trust = _TRUST / (worth + _TRUST)
-        mean, square = torch.lerp(mean, known, trust.unsqueeze(-1)), torch.lerp(square, known_square, trust)
-        alpha = (_concentration(mean, square) * mean).clamp_min(0.05)
+        mean, square = moments(log_weight, log_pi.exp(), 1 + guess)
+        alpha = nearest(mean, square)
     return _counts(mean, square, most)
 
 
@@ -100,14 +93,31 @@ def _lattice(size: int) -> Tensor:
     return torch.cat([inside, 1 - inside.sum(-1, keepdim=True)], -1)
 
 
-def _moments(log_weight: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """E[pi] ``(rows, V)`` and E[sum_v pi_v^2] ``(rows,)`` of points ``(rows, P, V)``, or ``(P, V)`` for all rows."""
+def moments(log_weight: Tensor, places: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+    """E[pi] ``(..., V)`` and E[sum_v pi_v^2] ``(...)`` of points ``(..., P, V)``, and of a guess where they are few.
+
+    The moments of Dirichlet(guess) join with the weight of eight points, where P of them are worth 1 / sum_p w_p^2.
+    """
+    total = guess.sum(-1)
+    known = guess / total.unsqueeze(-1)
+    known_square = (total * known.square().sum(-1) + 1) / (total + 1)
+    mean, square = _sums(log_weight, places)
+    share = _TRUST / (1 / log_weight.softmax(-1).square().sum(-1) + _TRUST)
+    return torch.lerp(mean, known, share.unsqueeze(-1)), torch.lerp(square, known_square, share)
+
+
+def nearest(mean: Tensor, square: Tensor) -> Tensor:
+    """Return alpha of the Dirichlet with this mean and total variance, a density to draw from: not below 0.05."""
+    return (_concentration(mean, square) * mean).clamp_min(0.05)
+
+
+def _sums(log_weight: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     weight = log_weight.softmax(-1)
     return (weight.unsqueeze(-1) * places).sum(-2), (weight * places.square().sum(-1)).sum(-1)
 
 
 def _concentration(mean: Tensor, square: Tensor) -> Tensor:
-    """A, ``(rows, 1)``: Dirichlet(A mean) has the total variance sum_v Var pi_v = (1 - sum mean^2) / (A + 1)."""
+    """A, ``(..., 1)``: Dirichlet(A mean) has the total variance sum_v Var pi_v = (1 - sum mean^2) / (A + 1)."""
     alike = mean.square().sum(-1, keepdim=True)
     spread = (square.unsqueeze(-1) - alike) / (1 - alike).clamp_min(1e-6)
     return 1 / spread.clamp(1e-6, 1.0) - 1

@@ -408,6 +408,28 @@ def test_fractional_counts_are_exponents_of_the_mixed_words():
     torch.testing.assert_close(found[0], exact.mT, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize(("words", "tokens"), [(40, 30), (300, 200)])
+def test_messages_of_documents_equal_quadrature_at_the_defaults(words, tokens):
+    """Sixteen documents that two categories share, three topics, four draws: sums over the simplex of theta."""
+    g = generator(3)
+    module, state = loaded(words=(words,), views=(), topics=3, alpha=1.0, draws=4, seed=2)
+    counts = torch.poisson(
+        tokens * dirichlet(torch.ones(16, 3).double(), g) @ state["words"].exp().mean(0), generator=g
+    )
+    box = {"category": Categorical.vacuous((16,), 2, dtype=torch.float64), "words[0]": Dirichlet(counts)}
+    reply = module.infer(box, Evidence.none(16), generator=generator())
+    line = (torch.arange(250, dtype=torch.float64) + 0.5) / 250
+    a, b = torch.cartesian_prod(line, line).unbind(-1)
+    theta, cell = torch.stack([a, b * (1 - a), (1 - b) * (1 - a)], -1), (1 - a).log() - 2 * math.log(250)
+    prior = torch.distributions.Dirichlet(1 + 5 * torch.eye(2, 3, dtype=torch.float64).unsqueeze(1)).log_prob(theta)
+    told = torch.stack([(theta @ phi).log() @ counts.mT for phi in state["words"].exp()])  # (S, G, N)
+    exact = (told.unsqueeze(1) + (prior + cell).unsqueeze(-1)).logsumexp(2).logsumexp(0).mT - math.log(4)  # (N, K)
+    truth = exact.softmax(-1)
+    assert int(((truth > 0.02) & (truth < 0.98)).any(-1).sum()) >= 6, "too few documents that are in doubt"
+    assert float((reply.messages["category"].probs - truth).abs().max()) < 1e-2
+    assert float((reply.log_evidence - exact.logsumexp(-1)).abs().max()) < 0.15
+
+
 def test_data_of_two_senses_are_predicted_by_what_hears_them():
     module, _ = loaded(words=(), views=(), splits=[3, 2])
     counts = torch.tensor([[2.0, 1, 0, 1, 0], [0, 0, 1, 0, 2], [1, 1, 1, 1, 1]], dtype=torch.float64)
