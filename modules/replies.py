@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from serket.errors import ShapeError
 from serket.messages import Gaussian, Message, Particles, moment_match
@@ -90,23 +91,32 @@ class Fitted:
         return (double._out(belief) / full).to(message.dtype, message.device)
 
     def particles(self, log_probs: Tensor, row_id: Tensor, count: int, generator: torch.Generator) -> Particles:
-        """Draw points from sum_k p_k (1/S) sum_s N(mu_k, Sigma_k) per row, of equal weight, from the row's own stream.
+        """Points from sum_k p_k (1/S) sum_s N(mu_k, Sigma_k) per row, of equal weight, from the row's own stream.
 
-        Components and draws are taken by systematic resampling: as often as they weigh, rounded up or down.
+        Quasi-random over components and Gaussians: one Sobol sequence for all rows, shifted by a random vector of each
+        row's (Cranley & Patterson 1976). Where there are more than four per dimension they are then stretched to have
+        the mixture's mean and covariance exactly.
         """
         size, dtype = len(self.location), log_probs.dtype
-        uniform = row_uniform(generator, row_id, (1 + count * size,), dtype=torch.float64)
-        noise = torch.special.ndtri(uniform[:, 1:]).to(dtype).reshape(-1, count, size, 1)
+        base = SobolEngine(1 + size, scramble=True, seed=0).draw(count, dtype=torch.float64).to(row_id.device)
+        shift = row_uniform(generator, row_id, (1, 1 + size), dtype=torch.float64)
+        projected = self.projected(log_probs)
+        centre, spread = projected.mean().unsqueeze(1), torch.linalg.cholesky(projected.covariance())
         shares = log_probs.double().softmax(-1).repeat_interleave(len(self.kept.means), -1).cumsum(-1)
-        steps = (uniform[:, :1] + torch.arange(count, device=row_id.device)) / count
-        index = torch.searchsorted(shares, steps * shares[:, -1:], right=True)
         means = (self.location + self.scale * self.kept.means).transpose(0, 1).flatten(0, 1)
         factors = (self.scale.unsqueeze(-1) * self.kept.cholesky).transpose(0, 1).flatten(0, 1)
-        parts = [
-            means[index[rows]] + (factors[index[rows]] @ noise[rows]).squeeze(-1)
-            for rows in blocks(len(index), count * size**2)
-        ]
-        weights = torch.full(index.shape, -math.log(count), dtype=dtype, device=index.device)
+        parts = []
+        for rows in blocks(len(row_id), count * size**2):
+            uniform = (base + shift[rows]) % 1
+            index = torch.searchsorted(shares[rows], uniform[..., 0] * shares[rows, -1:], right=True)
+            noise = torch.special.ndtri(uniform[..., 1:].clamp(1e-9, 1 - 1e-9)).to(dtype).unsqueeze(-1)
+            points = means[index] + (factors[index] @ noise).squeeze(-1)
+            if count > 4 * size:
+                points = points - points.mean(1, keepdim=True)
+                own = torch.linalg.cholesky(points.mT @ points / count)
+                points = centre[rows] + triangular(own, points.mT).mT @ spread[rows].mT
+            parts.append(points)
+        weights = torch.full((len(row_id), count), -math.log(count), dtype=dtype, device=row_id.device)
         return Particles.of(torch.cat(parts), weights)
 
     def fits(self, found: int, where: str) -> None:
