@@ -26,7 +26,12 @@ from serket.cli.shared import (
 from serket.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serket.graph.stream import StreamEntry
     from serket.model import Model
+    from serket.stream import Observation
+    from serket.stream.play import Sink
 
 LAST = "stream/last.json"
 
@@ -36,8 +41,11 @@ SequenceOpt = Annotated[int | None, typer.Option("--sequence", help="Only this s
 
 def stream(
     run: RunArg,
-    source: Annotated[str, typer.Option("--source", help="An .npz recording, or the name of a data set.")],
-    sink: Annotated[Path | None, typer.Option("--sink", help="Where to write a line of JSON per set.")] = None,
+    source: Annotated[str, typer.Option("--source", help="A ROS 2 bag, an .npz recording, or the name of a data set.")],
+    sink: Annotated[
+        Path | None,
+        typer.Option("--sink", help="Beliefs and health: a file x.jsonl, a line per set, or else a new ROS 2 bag."),
+    ] = None,
     rate: Annotated[str, typer.Option("--rate", help="1.0: as it was received; max: as fast as can be.")] = "max",
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
@@ -62,7 +70,10 @@ def stream(
 def replay(
     run: RunArg,
     source: Annotated[str | None, typer.Option("--source", help="What to play; else what was played last.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write a line of JSON per set.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Beliefs and health: a file x.jsonl, a line per set, or else a new ROS 2 bag."),
+    ] = None,
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
     seed: SeedOpt = None,
@@ -88,24 +99,19 @@ def replay(
 def _play(
     run: str, model: Model, told: dict[str, Any], out: Path | None, rate: float | None, quiet: bool, as_json: bool
 ) -> None:
-    from serket.store.files import naming
-    from serket.stream import from_arrays, measured, open_stream
+    from serket.stream import measured, open_stream
     from serket.stream.account import Account
-    from serket.stream.play import Sink, play
-    from serket.stream.sinks import JsonLines
+    from serket.stream.play import play
     from serket.stream.timeline import Timeline
     from serket.stream.view import View
 
     pipeline = open_stream(model, service=None if rate is None else measured)
-    observations = from_arrays(
-        told["source"], model.keys, hz=told["hz"], sequence=told["sequence"], near=model.graph.folder
-    )
+    observations = _observations(model, pipeline.entry, told)
     account, timeline = Account(), Timeline(list(pipeline.counts))
     sinks: list[Sink] = [account, timeline]
     with ExitStack() as stack:
         if out is not None:
-            with naming(out):
-                sinks.append(JsonLines(stack.enter_context(out.open("w", encoding="utf-8"))))
+            sinks.append(_sink(out, stack))
         if not (quiet or as_json):
             sinks.append(stack.enter_context(View(pipeline, err)))
         try:
@@ -125,6 +131,29 @@ def _play(
         for path in (out, picture):
             if path is not None:
                 show_text(f"written to {near(path)}")
+
+
+def _observations(model: Model, entry: StreamEntry, told: dict[str, Any]) -> Iterator[Observation]:
+    """Open a source: a ROS 2 bag, or arrays."""
+    from serket.stream import from_arrays
+    from serket.stream.bags import from_bag, is_bag
+
+    if is_bag(told["source"]):
+        return from_bag(told["source"], {key: entry.sensor(key).topic or key for key in model.keys})
+    options = {"hz": told["hz"], "sequence": told["sequence"], "near": model.graph.folder}
+    return from_arrays(told["source"], model.keys, **options)
+
+
+def _sink(out: Path, stack: ExitStack) -> Sink:
+    """Open a sink: lines of JSON in a file that ends in .jsonl, else a ROS 2 bag."""
+    from serket.store.files import naming
+    from serket.stream.bags import BagSink
+    from serket.stream.sinks import JsonLines
+
+    if out.suffix not in (".json", ".jsonl"):
+        return stack.enter_context(BagSink(out))
+    with naming(out):
+        return JsonLines(stack.enter_context(out.open("w", encoding="utf-8")))
 
 
 def _show(summary: dict[str, Any]) -> None:
@@ -153,4 +182,4 @@ def _rate(text: str) -> float | None:
 
 def _lasting(source: str) -> str:
     """Return the source as it is found from any folder."""
-    return str(Path(source).resolve()) if Path(source).is_file() else source
+    return str(Path(source).resolve()) if Path(source).exists() else source

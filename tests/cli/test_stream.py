@@ -65,3 +65,15 @@ def test_mistakes(run, arguments, text):
 def test_nothing_to_replay(tmp_path):
     done = serket("replay", "tracking")
     assert "nothing was streamed yet" in str(done.exception)
+
+
+def test_bags_in_and_out(run, tmp_path):
+    """Beliefs written as a bag are observations of whoever listens."""
+    beliefs = tmp_path / "beliefs"
+    assert serket("stream", run, *PLAY, "--sink", beliefs).exit_code == 0
+    assert (beliefs / "metadata.yaml").is_file()
+    done = serket("stream", run, "--source", beliefs)
+    assert "none of the sensors' topics" in str(done.exception)
+    assert "/serket/motion (std_msgs/msg/Float64MultiArray)" in str(done.exception)
+    done = serket("stream", run, *PLAY, "--sink", beliefs)
+    assert "cannot be written" in str(done.exception)
