@@ -4,6 +4,7 @@ from serket.composer.anchors import retrieve, vote
 from serket.composer.clusters import Clusters
 from serket.composer.coordinated import Coordinated
 from serket.composer.joint import JointComposer
+from serket.composer.kernel import KernelComposer
 from serket.composer.linear_gaussian import LinearGaussianComposer
 from serket.composer.mixture_of_experts import MixtureOfExperts
 from serket.composer.mixture_of_products import MixtureOfProducts
@@ -16,6 +17,7 @@ __all__ = [
     "Clusters",
     "Coordinated",
     "JointComposer",
+    "KernelComposer",
     "LinearGaussianComposer",
     "MixtureOfExperts",
     "MixtureOfProducts",

@@ -323,6 +323,8 @@ CASES = [
     Case("composer", "coordinated", "cca", BODY, {"distance": "cca"}, full=True),
     Case("composer", "coordinated", "cross-generation", BODY | {"views[2]": child(2)},
          {"criterion": "cross_generation", "hidden": 0}, fit_options={"epochs": 4, "batch": 16}),
+    Case("composer", "kernel", "diagonal", BODY, deterministic=True),
+    Case("composer", "kernel", "full", BODY, full=True, deterministic=True),
     Case("composer", "clusters", "mixed", MIXED, **TOGETHER),
     Case("composer", "clusters", "full", {"concept": parent(3, CATEGORY), "views[0]": child(3), "views[1]": child(2)},
          full=True, **TOGETHER),
@@ -345,7 +347,7 @@ TRAINABLE = [
     if case.type in ("classifier", "count_vae", "vae", "gmm", "hmm", "markov", "mlda", "multinomial_mixture")
     or (
         case.kind == "composer"
-        and case.type in ("clusters", "coordinated", "joint", "linear_gaussian", "relative", "workspace")
+        and case.type in ("clusters", "coordinated", "joint", "kernel", "linear_gaussian", "relative", "workspace")
     )
     or case.type in ("autoregressive", "flow")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
