@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from serket.composer.coordinated_view import Reading
 from serket.composer.soft_layers import SoftLayers
 
-__all__ = ["canonical", "directions", "one_factor"]
+__all__ = ["canonical", "directions", "named_as_before", "one_factor"]
 
 MOST = 1 - 1e-4  # of a squared correlation: nothing is known without error
 
@@ -127,6 +128,25 @@ def canonical(readings: Sequence[Reading], held: Tensor, size: int, shrinkage: f
             SoftLayers.linear(torch.cat([matrix, torch.zeros_like(matrix)]), torch.cat([-matrix @ centre, gain]))
         )
     return encoders
+
+
+def named_as_before(
+    encoders: Sequence[SoftLayers], before: Sequence[SoftLayers], readings: Sequence[Reading]
+) -> list[SoftLayers]:
+    """Return the encoders with directions in the order and with the signs in which they encode most as before.
+
+    Hungarian matching of the covariances, over rows and views, of the encodings now and then.
+    """
+    size = len(before[0].offset) // 2
+    overlap = torch.zeros(size, size).to(readings[0].mean)
+    for now, then, one in zip(encoders, before, readings, strict=True):
+        here = one.mean[one.present]
+        overlap = overlap + then(here)[:, :size].T @ now(here)[:, :size]
+    old, new = linear_sum_assignment(overlap.abs().cpu().numpy(), maximize=True)
+    order = torch.as_tensor(new, device=overlap.device)
+    sign = torch.where(overlap[torch.as_tensor(old, device=overlap.device), order] < 0, -1.0, 1.0)
+    outputs, turned = torch.cat([order, order + size]), torch.cat([sign, torch.ones_like(sign)])
+    return [SoftLayers.linear(one.direct[outputs] * turned[:, None], one.offset[outputs] * turned) for one in encoders]
 
 
 def _cross(left: Tensor, right: Tensor, rows: Tensor) -> Tensor:

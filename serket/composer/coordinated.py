@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from serket.composer.canonical import canonical
+from serket.composer.canonical import canonical, named_as_before
 from serket.composer.coordinated_losses import weights_of
 from serket.composer.coordinated_view import CoordinatedView
 from serket.composer.coordination import Autoencoder, coordinate
@@ -78,6 +78,8 @@ class Coordinated:
                 fix="bind another latent, or take another distance: a single view is then a VAE",
             )
         self.losses = weights_of(criterion, distance, losses)
+        if distance is not None:
+            self.choices = {}  # the criterion is chosen
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
         self.views: list[CoordinatedView] = []
         self.weights, self.log_scale = torch.zeros(0), torch.tensor(2.0)
@@ -110,11 +112,8 @@ class Coordinated:
                 belief = rest.where(above.is_proper(), rest * own)  # a prior is never left out
                 # Where nothing speaks the answer is the marginal, exactly.
                 silent = quiet & others[name].is_vacuous()
-                reply = (
-                    views[name]
-                    .marginal(len(silent))
-                    .where(silent, views[name].predict(belief, speaking - readings[name].present.long()))
-                )
+                guess = views[name].predict(belief, speaking - readings[name].present.long())
+                reply = views[name].marginal(len(silent)).where(silent, guess)
             messages[name] = reply.to(given.dtype, given.device)
         return Reply(messages)
 
@@ -126,7 +125,7 @@ class Coordinated:
         generator: torch.Generator,
         owned: frozenset[str] = frozenset(),
         progress: Progress | None = None,
-        epochs: Annotated[int, Ge(1)] = 120,
+        epochs: Annotated[int, Ge(1)] = 100,
         batch: Annotated[int, Ge(2)] = 128,
         learning_rate: Annotated[float, Gt(0)] = 3e-3,
         validation: Annotated[float, Ge(0), Lt(1)] = 0.15,
@@ -178,6 +177,8 @@ class Coordinated:
             ]
         else:
             encoders = canonical(readings, held, self.size, shrinkage)
+            if self.views:
+                encoders = named_as_before(encoders, [view.encoder for view in self.views], readings)
             views = [
                 replace(view, encoder=one, decoder=view.decoder.silenced())
                 for view, one in zip(views, encoders, strict=True)

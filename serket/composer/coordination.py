@@ -165,7 +165,7 @@ def coordinate(
 
 
 def _batches(pairs: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Return the rows of every batch of an epoch; where pairs are scarce, half of each is pairs, drawn anew.
+    """Return the rows of every batch of an epoch; where pairs are scarce, pairs drawn anew join each, half as many.
 
     Or the criterion would hardly be heard among rows of one view.
     """
@@ -176,8 +176,7 @@ def _batches(pairs: Tensor, size: int, generator: torch.Generator) -> list[Tenso
 
     if 2 * int(pairs.sum()) >= len(pairs):
         return list(shuffled(torch.ones_like(pairs)).split(size))
-    half = max(size // 2, 1)
-    return [torch.cat([one, shuffled(pairs)[:half]]) for one in shuffled(~pairs).split(half)]
+    return [torch.cat([one, shuffled(pairs)[: size // 2]]) for one in shuffled(~pairs).split(size)]
 
 
 def _parameters(view: Autoencoder) -> list[Tensor]:
