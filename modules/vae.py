@@ -82,17 +82,16 @@ class VAE:
         if evidence.values is not None and bool(evidence.present.any()):
             weights = {name: value.to(above.device, above.dtype) for name, value in self._fitted().items()}
             values = self._checked(evidence.values.to(above.dtype))
-            with torch.no_grad():
-                inputs = self.likelihood.inputs(values, weights)
-                potential = self._encode(weights, inputs).mask(evidence.present)
-                # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
-                proper = above.is_proper()
-                if bool(proper.any()):
-                    shape = (self.evidence_draws, self.size)
-                    draws = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
-                    cavity = Cavity.of(above.where(proper, self._standard(above)))
-                    bound = self._elbo(weights, inputs, potential, cavity, draws)
-                    log_evidence = log_evidence + torch.where(evidence.present & proper, bound, 0.0)
+            inputs = self.likelihood.inputs(values, weights)
+            potential = self._encode(weights, inputs).mask(evidence.present)
+            # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
+            proper = above.is_proper()
+            if bool(proper.any()):
+                shape = (self.evidence_draws, self.size)
+                draws = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
+                cavity = Cavity.of(above.where(proper, self._standard(above)))
+                bound = self._elbo(weights, inputs, potential, cavity, draws)
+                log_evidence = log_evidence + torch.where(evidence.present & proper, bound, 0.0)
         asked = ports is None or "latent" in ports
         return Reply({"latent": potential} if asked else {}, log_evidence=log_evidence, bound="lower")
 
@@ -194,6 +193,10 @@ class VAE:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take weights and scaling back."""
         self.weights = dict(state)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Return the weights: the part of the state that gradients may change."""
+        return {name: value for name, value in self._fitted().items() if self._learnt(name)}
 
     def predict(self, inbox: Mapping[str, Message], *, generator: torch.Generator) -> torch.distributions.Distribution:
         """Return p(x | belief of z): a mixture over 16 decoded draws of z, about the decoding of its mean."""

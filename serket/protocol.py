@@ -22,9 +22,12 @@ __all__ = [
     "Module",
     "Port",
     "Progress",
+    "Reader",
     "Relabels",
     "Reply",
     "Role",
+    "Thawable",
+    "Thaws",
     "Trainable",
     "Traits",
     "couples_rows",
@@ -163,9 +166,9 @@ class Module(Protocol):
     or ``"dimension"``), ``plate`` (``"time"`` if the rows of a sequence are answered together, else ``"row"``),
     ``listens`` (it has data but learns from messages too: it is fitted after the modules that need none), ``warm``
     (numbers among the options of ``fit``: at most so many in a refit from where it stands), ``choices`` (values worth
-    comparing on validation rows, by option, or by ``fit.`` and a key of ``fit:``), and ``own_prior`` (a message without
-    batch dimensions per port: used when the module owns a variable's prior, and divided out of replies that include
-    it).
+    comparing on validation rows, by option, or by ``fit.`` and a key of ``fit:``), ``thaw`` (modules that learn on
+    with a composer, see :class:`Thaws`), and ``own_prior`` (a message without batch dimensions per port: used when the
+    module owns a variable's prior, and divided out of replies that include it).
     """
 
     @property
@@ -228,6 +231,41 @@ class Trainable(Module, Protocol):
         ...
 
 
+Reader = Callable[[Message], Tensor]
+"""From a normalised message to a thawed module, rows ``(k rows,)``, k times over: log p(data | message), nats."""
+
+
+@runtime_checkable
+class Thawable(Trainable, Protocol):
+    """A module that gradients can flow through: of the tensors in :meth:`parameters`, if those loaded require them.
+
+    Then ``infer`` gives messages and ``log_evidence`` with gradients; else it computes none.
+    """
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Return the part of ``state()`` that is learnt by gradients."""
+        ...
+
+
+@runtime_checkable
+class Thaws(Thawable, Protocol):
+    """A composer that has modules learn on with it: what they climb together, as a function of messages."""
+
+    thaw: tuple[str, ...]
+
+    def value(
+        self, inbox: Mapping[str, Message], readers: Mapping[str, Reader], *, generator: torch.Generator
+    ) -> Tensor:
+        """Return its objective of every row, nats, ``(rows,)``, with gradients.
+
+        Args:
+            inbox: as in :meth:`infer`; in every row some view speaks.
+            readers: of thawed ports: what takes the place of the integral of a prediction times the inbox.
+            generator: of its draws.
+        """
+        ...
+
+
 @runtime_checkable
 class Relabels(Module, Protocol):
     """A module whose categories have no meaning of their own, so that it can call them by other names."""
@@ -278,6 +316,7 @@ class Traits:
     listens: bool = False
     warm: Mapping[str, int] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    thaw: tuple[str, ...] = ()
     own_prior: Mapping[str, Message] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -18,7 +19,7 @@ from serket.composer.objectives import OBJECTIVES, Minibatch
 from serket.composer.readings import cubature, features, pushed, semidefinite
 from serket.errors import DataError, GraphError, MessageError
 from serket.messages import Family, Gaussian, Message, pooled_moments
-from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
+from serket.protocol import Evidence, FitReport, Port, Progress, Reader, Reply, Role
 from serket.registry import register
 from serket.rows import row_normal
 
@@ -46,6 +47,7 @@ class JointComposer:
         alpha: weight of the divergences from unimodal encoders (jmvae, mvtcae).
         beta: weight of the divergences from the prior; 1 is a bound.
         samples: importance samples a row (mmvae, mmvae_plus).
+        thaw: modules that learn on, together with this composer, once it is fitted.
     """
 
     ports: Mapping[str, Port] = {
@@ -65,12 +67,13 @@ class JointComposer:
         alpha: Share | None = None,
         beta: Positive = 1.0,
         samples: Count | None = None,
+        thaw: list[str] = [],  # noqa: B006
     ) -> None:
         self.ports = ports
         self.names = tuple(name for name in ports if name != "shared")
         self.size = ports["shared"].size or 0
         self.objective, self.spec = objective, OBJECTIVES[objective]
-        self.hidden, self.beta = list(hidden), beta
+        self.hidden, self.beta, self.thaw = list(hidden), beta, tuple(thaw)
         self.private = int(self._chosen("private", private) or 0)
         self.alpha = self._chosen("alpha", alpha) or 0.0
         self.samples = int(self._chosen("samples", samples) or 1)
@@ -112,7 +115,7 @@ class JointComposer:
                 decoded, scale = networks.decode(name, s, w), networks.weights[f"{name}.scale"]
                 messages[name] = pushed(decoded, networks.variance(name), networks.weights[f"{name}.location"], scale)
             bound = self._bound(networks, views, privates, above, told, generator, evidence.row_id)
-        return Reply(messages, log_evidence=bound + units, bound="lower")
+        return Reply(messages, log_evidence=bound + units.sum(0), bound="lower")
 
     def fit(
         self,
@@ -193,6 +196,14 @@ class JointComposer:
         """Return the part of the state that gradients may change: all but the units."""
         return {n: value for n, value in self._fitted().items() if not n.endswith((".location", ".scale"))}
 
+    def value(
+        self, inbox: Mapping[str, Message], readers: Mapping[str, Reader], *, generator: torch.Generator
+    ) -> Tensor:
+        """Return the objective of every row, nats, with gradients; see :class:`serket.protocol.Thaws`."""
+        networks = self._networks(self._fitted(), cast(Gaussian, inbox["shared"]).info)
+        views, units = self._views(inbox, networks.weights)
+        return self._value(networks, replace(views, constants=units, readers=readers), Draws(generator))
+
     def _value(self, networks: Networks, views: Views, draws: Draws) -> Tensor:
         return self.spec.value(Minibatch(networks, views, draws, self.alpha, self.beta, self.samples))
 
@@ -233,7 +244,7 @@ class JointComposer:
         return torch.where(proper, bound, math.inf)
 
     def _views(self, inbox: Mapping[str, Message], weights: Mapping[str, Tensor]) -> tuple[Views, Tensor]:
-        """Return what is seen, in units, and what evidence in units lacks, ``(rows,)``."""
+        """Return what is seen, in units, and what evidence in units lacks, ``(views, rows)``."""
         messages, constants = [], []
         for name in self.names:
             message, scale = semidefinite(name, cast(Gaussian, inbox[name])), weights[f"{name}.scale"]
@@ -241,9 +252,8 @@ class JointComposer:
             messages.append(message)
             constants.append(constant)
         present = torch.stack([~message.is_vacuous() for message in messages])
-        total = torch.stack(constants)
-        views = Views(tuple(messages), tuple(map(features, messages)), present, torch.zeros_like(total))
-        return views, total.sum(0)
+        units = torch.stack(constants)
+        return Views(tuple(messages), tuple(map(features, messages)), present, torch.zeros_like(units)), units
 
     def _initial(self, inbox: Mapping[str, Message], generator: torch.Generator) -> dict[str, Tensor]:
         """Fit the units; draw the weights."""

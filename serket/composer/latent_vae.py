@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from serket.composer.networks import initial, layers
 from serket.composer.readings import log_reading
 from serket.messages import Gaussian
+from serket.protocol import Reader
 
 __all__ = ["NOISE_FLOOR", "Draws", "Networks", "Views"]
 
@@ -27,13 +28,15 @@ class Views:
         messages: per view, ``(rows, D)``.
         features: per view, ``(rows, 2 D)``: mean, and known share of each dimension.
         present: ``(views, rows)`` bool.
-        constants: ``(views, rows)``, nats, added to what the views' messages say; zeros unless modules are thawed.
+        constants: ``(views, rows)``, nats, added to what the views' messages say.
+        readers: by view, what reads a prediction of z in its place: a thawed module.
     """
 
     messages: tuple[Gaussian, ...]
     features: tuple[Tensor, ...]
     present: Tensor
     constants: Tensor
+    readers: Mapping[str, Reader] = field(default_factory=dict)
 
     def __getitem__(self, rows: Tensor) -> Views:
         return Views(
@@ -148,8 +151,13 @@ class Networks:
 
     def read(self, views: Views, view: int, s: Tensor, w: Tensor | None = None) -> Tensor:
         """log of the integral of p(z | s, w) m(z) over z, nats, ``(..., rows)``."""
-        name, message = self.names[view], views.messages[view]
-        return log_reading(message, self.decode(name, s, w), self.variance(name)) + views.constants[view]
+        name, decoded = self.names[view], self.decode(self.names[view], s, w)
+        if name not in views.readers:
+            return log_reading(views.messages[view], decoded, self.variance(name)) + views.constants[view]
+        scale = self.weights[f"{name}.scale"]
+        mean = (self.weights[f"{name}.location"] + scale * decoded).flatten(0, -2)
+        told = Gaussian.from_moments(mean, (scale.square() * self.variance(name)).expand_as(mean))
+        return views.readers[name](told).view(decoded.shape[:-1])
 
     def frozen(self) -> Networks:
         """Return the same networks, through whose weights no gradient flows."""

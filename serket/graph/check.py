@@ -146,6 +146,8 @@ def _about_nodes(graph: Graph, modules: Mapping[str, Module]) -> list[str]:
                   for port, trust in node.trust.items() if trust != 1]  # fmt: skip
         if promised.note:
             found.append(f"{node.name}: {promised.note}")
+        if promised.thaw:
+            found.append(f"{node.name}: thaws {', '.join(promised.thaw)}: once it is fitted, they learn on with it")
         if promised.cost != "linear":
             found.append(f"{node.name}: its cost is {promised.cost}, not linear")
         silent = node.data is None and all(port.role == Role.PARENT for port in node.ports.values())

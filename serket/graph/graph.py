@@ -11,10 +11,10 @@ from typing import Any, Literal
 import networkx as nx
 import torch
 
-from serket.errors import SerketError
+from serket.errors import GraphError, SerketError, suggestion
 from serket.graph.stream import StreamEntry
 from serket.messages import Family, Message
-from serket.protocol import Module, Port, Role, traits
+from serket.protocol import Module, Port, Role, Thawable, traits
 
 __all__ = ["Graph", "Node", "Variable", "instance"]
 
@@ -115,8 +115,16 @@ class Graph:
     """Where its file stands: relative paths of data are tried there, too."""
 
     def build(self) -> dict[str, Module]:
-        """Make every module, untrained, by node name."""
-        return {name: node.build() for name, node in self.nodes.items()}
+        """Make every module, untrained, by node name.
+
+        Raises:
+            SerketError: a class refuses its options, or a composer thaws what cannot be thawed.
+        """
+        modules = {name: node.build() for name, node in self.nodes.items()}
+        for name, module in modules.items():
+            for other in traits(module).thaw:
+                _check_thawed(self, modules, self.nodes[name], other)
+        return modules
 
     def bound(self, variable: str) -> list[tuple[str, str]]:
         """Return the (node, port) pairs bound to a variable, in file order."""
@@ -153,3 +161,18 @@ class Graph:
     def dtype(self) -> torch.dtype:
         """The floating type messages have before any data says otherwise."""
         return torch.get_default_dtype()
+
+
+def _check_thawed(graph: Graph, modules: Mapping[str, Module], composer: Node, name: str) -> None:
+    """Refuse to thaw what is no module under the composer, or gradients cannot flow through."""
+    views = {v for port, v in composer.bindings.items() if composer.ports[port].role == Role.CHILD}
+    below = {n for n, node in graph.nodes.items() if node.data is not None and views & set(node.bindings.values())}
+    able = [n for n in below if isinstance(modules[n], Thawable) and len(graph.nodes[n].bindings) == 1
+            and not graph.nodes[n].trust]  # fmt: skip
+    if name not in able:
+        node = graph.nodes.get(name)
+        found = "no such module" if node is None else f"a {node.type} under it" if name in below else f"a {node.type}"
+        raise GraphError(f"{composer.kind}s.{composer.name}: '{name}' cannot be thawed", where=composer.where,
+                         expected="a module that reads data, sends one latent with full trust to a view of this "
+                         "composer, and learns by gradients", found=found, available=sorted(able),
+                         fix=suggestion(name, able) or "remove it from 'thaw'")  # fmt: skip

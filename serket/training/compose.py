@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -16,6 +18,7 @@ from serket.protocol import Evidence, Module, Relabels, Role, Trainable, couples
 from serket.rows import chunks
 from serket.training.align import CHUNK, align
 from serket.training.pretrain import Task
+from serket.training.thaw import thaw
 
 __all__ = ["alone", "compose", "listen"]
 
@@ -54,7 +57,13 @@ def compose(
     agree()
     while left:
         name = next((name for name in left if _is_reached(graph, modules, name, standing)), left[0])
-        yield listen(graph, modules, evidence, name, standing, seed=seed, dtype=dtype)
+        task = listen(graph, modules, evidence, name, standing, seed=seed, dtype=dtype)
+        if traits(modules[name]).thaw:
+            base = listen(
+                graph, modules, evidence, name, standing - {*traits(modules[name]).thaw}, seed=seed, dtype=dtype
+            )
+            task = replace(task, after=partial(thaw, graph, modules, evidence, name, base.inbox, seed=seed))
+        yield task
         left.remove(name)
         standing |= {name}
         if isinstance(modules[name], Relabels):

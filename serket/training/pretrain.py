@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -36,6 +36,8 @@ class Task:
     owned: frozenset[str]
     options: Mapping[str, Any]
     seed: int
+    after: Callable[[Report | None], Mapping[str, list[float]]] | None = None
+    """What is to be done once it is fitted, and returns more curves for its report."""
 
     def run(self, report: Report | None = None) -> Fitted:
         """Fit the module, in place; errors name it."""
@@ -61,6 +63,8 @@ class Task:
                     found=type(fitted).__name__,
                     fix="return serket.FitReport(steps)",
                 )
+            if self.after:
+                fitted = replace(fitted, history={**fitted.history, **self.after(report)})
         return Fitted(self.name, fitted, time.perf_counter() - start)
 
 
