@@ -47,8 +47,8 @@ class BlackBox:
         missing: weight of what the list does not name, of the weight of the list; 0.001 on categorical ports, else 0.
         includes_prior: whether the weights are posteriors under the recogniser's own prior, which is divided out.
         prior: that prior: probabilities, ``{mean, covariance}`` or alpha.
-        survivors: of resampling, or chains of Metropolis-Hastings.
-        steps: of a chain; the second half counts.
+        survivors: of resampling, or chains of Metropolis-Hastings; none is 200.
+        steps: of a chain; the second half counts; none is 50.
 
     Raises:
         GraphError: no such function, or options that do not fit the family.
@@ -64,11 +64,12 @@ class BlackBox:
         missing: float | None = None,
         includes_prior: bool = False,
         prior: list[float] | dict[str, Any] | None = None,
-        survivors: int = 200,
-        steps: int = 50,
+        survivors: int | None = None,
+        steps: int | None = None,
     ) -> None:
         self.ports, self.name, self.method = ports, function, method
-        self.survivors, self.steps = survivors, steps
+        _unused(method, survivors, steps)
+        self.survivors, self.steps = 200 if survivors is None else survivors, 50 if steps is None else steps
         self.function = hypotheses_of(function)
         port = ports["hypothesis"]
         self.family, self.size = cast(Family, port.family), cast(int, port.size)
@@ -151,6 +152,21 @@ class BlackBox:
 def _with_an_empty_bag(offers: Tensor, log_weights: Tensor, missing: float) -> tuple[Tensor, Tensor]:
     rest = log_weights.logsumexp(-1, keepdim=True) + math.log(missing)
     return torch.cat([offers, torch.zeros_like(offers[:, :1])], 1), torch.cat([log_weights, rest], 1)
+
+
+def _unused(method: str, survivors: int | None, steps: int | None) -> None:
+    """Refuse numbers that a method does not read."""
+    given = {
+        "survivors": survivors if method == "exact" else None,
+        "steps": steps if method in ("exact", "sir") else None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise GraphError(
+                f"'{name}' of a black_box counts what method {method} does not draw",
+                found=f"{name}: {value}, method: {method}",
+                fix=f"leave {name} out, or write method: {'sir or mh' if name == 'survivors' else 'mh'}",
+            )
 
 
 def _check(box: BlackBox, includes_prior: bool, prior: object) -> None:

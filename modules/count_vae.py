@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt, MinLen
 from torch import Tensor
 
-from serket.errors import DataError, ShapeError, StateError
+from serket.errors import DataError, GraphError, ShapeError, StateError
 from serket.messages import Dirichlet, Family, Message
 from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
 from serket.modules.network import Optimiser, initial, layers, maximise
@@ -67,6 +67,12 @@ class CountVAE:
         tokens: Positive = 200.0,
         points: Annotated[int, Ge(0)] = 384,
     ) -> None:
+        if variance != "learnt" and likelihood != "gaussian":
+            raise GraphError(
+                f"'variance' of a count_vae is the Gaussian likelihood's, and {likelihood} has none",
+                found=f"variance: {variance}, likelihood: {likelihood}",
+                fix="leave variance out, or write likelihood: gaussian",
+            )
         self.ports = ports
         self.size = ports["words"].size or 0
         self.hidden, self.tokens, self.points = list(hidden), tokens, points

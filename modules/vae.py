@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor
 
-from serket.errors import DataError, MessageError, ShapeError
+from serket.errors import DataError, GraphError, MessageError, ShapeError
 from serket.messages import Family, Gaussian, Message
 from serket.modules.cavity import Cavity
 from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
@@ -55,6 +55,12 @@ class VAE:
         variance: Positive | Literal["learnt"] = "learnt",
         noise: Annotated[float, Ge(0)] = 0.8,
     ) -> None:
+        if variance != "learnt" and likelihood != "gaussian":
+            raise GraphError(
+                f"'variance' of a vae is the Gaussian likelihood's, and {likelihood} has none",
+                found=f"variance: {variance}, likelihood: {likelihood}",
+                fix="leave variance out, or write likelihood: gaussian",
+            )
         self.ports = ports
         self.size = ports["latent"].size or 0
         self.hidden, self.noise = list(hidden), noise

@@ -90,10 +90,11 @@ def hypotheses_of(name: str) -> Callable[..., Any]:
     """
     _installed()
     if name not in _FUNCTIONS:
+        near = suggestion(name, _FUNCTIONS) or f'decorate yours with @serket.hypotheses("{name}").'
         raise GraphError(
             f"no function that offers hypotheses is called '{name}'",
             available=sorted(_FUNCTIONS),
-            fix=suggestion(name, _FUNCTIONS) or f'decorate yours with @serket.hypotheses("{name}"), and pass --plugin',
+            fix=f"{near} If the function is yours: --plugin, with its file",
         )
     return _FUNCTIONS[name]
 
@@ -133,7 +134,7 @@ def lookup(name: str, kind: Kind, where: str | None = None) -> type:
             f"no {kind} type is called '{name}'",
             where=where,
             available=classes,
-            fix=suggestion(name, classes) or "write one of these, or register yours and pass --plugin",
+            fix=f"{suggestion(name, classes) or 'write one of these.'} If the type is yours: --plugin, with its file",
         )
     return classes[name]
 

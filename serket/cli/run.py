@@ -59,6 +59,7 @@ def run(
     described = load_graph(graph)
     described = described if rounds is None else replace(described, rounds=rounds)
     where = store.claim(out or Path("runs") / described.name)
+    older = " in place of an older run" if where.is_dir() and any(where.iterdir()) else ""
     seed = described.seed if seed is None else seed
     dataset = dataset_for(described, data and str(data), strict=strict, test_fraction=test_fraction, seed=seed)
     tell(dataset, quiet)
@@ -95,4 +96,4 @@ def run(
         kept.remove()
     show(metrics, as_json, quiet)
     if not quiet and not as_json:
-        show_text(f"written to {near(where)}: metrics.json, figures/, modules/")
+        show_text(f"written to {near(where)}{older}: metrics.json, figures/, modules/")

@@ -14,7 +14,7 @@ from serket.composer.emissions import Categories, Counts, Covariance, Emission, 
 from serket.composer.expectation import Rules, Standing, begun, climb, look_of, share_of, starting
 from serket.composer.factor_analysis import in_units
 from serket.composer.tempering import tempered
-from serket.errors import DataError, GraphError, MessageError, ShapeError
+from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message, leave_one_out, pooled_moments
 from serket.messages.matching import matching, reference
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
@@ -255,10 +255,20 @@ class Clusters:
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the parameters back."""
+        """Take the parameters back; raises StateError where a tensor is missing or of another shape."""
         if not state:
             self._standing = None
             return
+        shapes: dict[str, tuple[int, ...]] = {"log_weights": (self.components,), "exponents": (len(self.names),)}
+        for name, blank in self._blank.items():
+            shapes |= {f"{name}.{part}": tuple(value.shape) for part, value in blank.tensors().items()}
+            if isinstance(blank, Normal):
+                shapes |= {f"{name}.{part}": (self.ports[name].size or 0,) for part in ("location", "scale")}
+        for name, shape in shapes.items():
+            if name not in state or tuple(state[name].shape) != shape:
+                found = str(tuple(state[name].shape)) if name in state else "nothing"
+                raise StateError(f"the state of clusters has no fitting '{name}'", expected=str(shape), found=found,
+                                 fix="restore the file, or fit again")  # fmt: skip
         parts = []
         for name, blank in self._blank.items():
             parts.append(replace(cast(Any, blank), **{part: state[f"{name}.{part}"] for part in blank.tensors()}))

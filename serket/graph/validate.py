@@ -107,5 +107,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _expected(mistake: Any) -> str:
     if mistake["loc"][-1:] == (A_NAME,):
         return A_NAME
+    if mistake["type"] == "bool_type" and "feedback" in mistake["loc"]:
+        return "on or off"
     text = str(mistake["msg"]).removeprefix("Input should be ")
     return _EXPECTED.get(mistake["type"]) or (f"a number {text}" if text.startswith(("greater", "less")) else text)

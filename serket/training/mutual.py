@@ -167,7 +167,8 @@ def mutual(
     A round refits every trainable module once, in file order, warm, under what the others say of the training rows
     (DESIGN, 9.4); then tries up to ``graph.explore`` other divisions of concepts (:mod:`serket.training.repartition`).
     Each stays if the evidence on validation rows does not fall; otherwise the states go back to what they were. So the
-    evidence never falls; whether concepts come to mean more is for tests over seeds.
+    evidence never falls; whether concepts come to mean more is for tests over seeds. A module whose sense no validation
+    row holds cannot be judged: it is not refitted, and a step says so.
 
     Args:
         graph: ``rounds``, ``explore``, and per node ``feedback`` and ``refit``.
@@ -182,14 +183,25 @@ def mutual(
     learners = [n for n, node in graph.nodes.items() if node.feedback and isinstance(modules[n], Trainable)]
     if not learners:
         return
+    seen = [name for name in learners if name not in validation or _judges(validation[name])]
     best = judged(graph, modules, validation, seed=seed, dtype=dtype)
     for number in range(start, graph.rounds + 1):
-        this = _Round(graph, modules, evidence, validation, learners, seed, dtype, report, number, best)
+        this = _Round(graph, modules, evidence, validation, seen, seed, dtype, report, number, best)
         for name in learners:
-            this.attempt(name, [name], partial(this.refit, name))
+            if name in seen:
+                this.attempt(name, [name], partial(this.refit, name))
+            else:
+                this.steps.append(
+                    Step(number, name, False, best, best, "not refitted: no validation row holds its data")
+                )
         this.explore()
         best = this.best
         yield this.steps
+
+
+def _judges(rows: Evidence) -> bool:
+    """Tell whether a module without data, or with data in some row, is among what validation rows judge."""
+    return rows.values is None or bool(rows.present.any())
 
 
 @dataclass(slots=True)
@@ -267,8 +279,14 @@ class _Round:
 
     def _proposals(self, variable: str, generator: torch.Generator) -> Iterator[Proposal]:
         """Propose from the messages that the modules at a variable send about the training rows."""
-        exchange = pass_messages(self.graph, self.modules, self.evidence, seed=self.seed, dtype=self.dtype).exchange
-        said = [cast(Categorical, exchange.messages[edge]) for edge in exchange.edges[variable]]
-        logits = [one.log_probs().clamp_min(_FLOOR) for one in said if not bool(one.is_vacuous().all())]
-        labels = cast(Categorical, exchange.belief(variable)).logits.argmax(-1)
-        return proposals(logits, labels, generator) if logits else iter(())
+        some = next(iter(self.evidence.values()))
+        said, labels = cast(dict[tuple[str, str], list[Tensor]], {}), cast(list[Tensor], [])
+        for rows in chunks(len(some), CHUNK, some.sequence, couples_rows(self.modules)):
+            part = {name: one[rows] for name, one in self.evidence.items()}
+            exchange = pass_messages(self.graph, self.modules, part, seed=self.seed, dtype=self.dtype).exchange
+            for edge in exchange.edges[variable]:
+                said.setdefault(edge, []).append(cast(Categorical, exchange.messages[edge]).log_probs())
+            labels.append(cast(Categorical, exchange.belief(variable)).logits.argmax(-1))
+        logits = [torch.cat(parts).clamp_min(_FLOOR) for parts in said.values()]
+        logits = [one for one in logits if bool((one != one[:, :1]).any())]  # who says nothing in any row has no say
+        return proposals(logits, torch.cat(labels), generator) if logits else iter(())

@@ -51,6 +51,7 @@ def test_a_run_writes_what_it_promises(serket, tiny):
 
 def test_rounds_are_run_told_and_drawn(serket, tiny):
     status, out, err = serket("run", "tiny.yaml", "--out", "r", "--rounds", 2)
+    assert "older" not in out
     assert status == 0, err
     metrics = json.loads((tiny / "r/metrics.json").read_text())
     assert {step["round"] for step in metrics["rounds"]} == {1, 2} and "rounds" in metrics["seconds"]
@@ -137,6 +138,8 @@ def test_an_interrupted_run_goes_on(serket, tiny, monkeypatch):
     assert status == 130 and "goes on" in err and "Traceback" not in err and not (tiny / "r").exists()
     status, _, err = serket("run", "tiny.yaml", "--out", "r")
     assert status == 0 and err.count("kept from the interrupted run") == 2
+    status, out, _ = serket("run", "tiny.yaml", "--out", "r")
+    assert status == 0 and "written to r in place of an older run" in out
 
 
 def test_rain_equals_the_sum_by_hand(serket, tmp_path):

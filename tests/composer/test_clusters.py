@@ -1,6 +1,7 @@
 """Clusters: exact given parameters, found better together than alone, whatever is missing."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from serket.composer import Clusters, emissions
 from serket.composer.emissions import Normal
 from serket.composer.expectation import Rules, begun, climb, look_of
 from serket.engine import run
-from serket.errors import DataError, GraphError, MessageError, ShapeError
+from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.graph import load_graph
 from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
 from serket.protocol import Evidence, Port, Role
@@ -58,6 +59,16 @@ def labels(composer, messages, only=None):
     ]
     prior = composer.own_prior["concept"].expand(rows)
     return (infer(composer, shut).messages["concept"] * prior).logits.argmax(1)
+
+
+def test_a_damaged_state_is_named():
+    composer = told()
+    state = dict(composer.state())
+    for name in ("views[0].mean", "views[0].scale", "views[1].alpha", "log_weights", "exponents"):
+        with pytest.raises(StateError, match=rf"(?s)no fitting '{re.escape(name)}'.*nothing.*fit again"):
+            composer.load({key: value for key, value in state.items() if key != name})
+        with pytest.raises(StateError, match=r"(?s)no fitting.*found: \("):
+            composer.load({**state, name: state[name][:-1]})
 
 
 SMALL = ((GAUSSIAN, 1), (BAG, 2), (CATEGORY, 4))

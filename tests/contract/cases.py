@@ -192,7 +192,8 @@ def _bags(values, generator):
 
 
 def box(function, **options):
-    return {"function": f"case_{function}", "survivors": 20, "steps": 8, **options}
+    drawn = {"sir": {"survivors": 20}, "mh": {"survivors": 20, "steps": 8}}.get(options.get("method"), {})
+    return {"function": f"case_{function}", **drawn, **options}
 
 
 CATEGORY = Family.CATEGORICAL

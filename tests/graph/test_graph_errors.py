@@ -58,6 +58,7 @@ CASES = {
     "cut_short": RAIN.replace("0.8]]}", "0.8]]"),
     "duplicate_key": RAIN + "  lawn: {type: table}\n",
     "empty": "# nothing yet\n",
+    "feedback": RAIN + "run: {feedback: 1}\n",
     "family": PLACE.replace("linear_gaussian", "table").replace("matrix: [[1, 0]], noise: [[0.5]]", "values: [[1, 0]]"),
     "leading_zero": RAIN.replace("size: 2}", "size: 012}"),
     "merge_key": RAIN.replace("wet:  {", "wet:  {<<: {size: 2}, "),

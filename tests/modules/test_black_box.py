@@ -17,7 +17,7 @@ from serket.registry import hypotheses_of
 
 F64, ROWS, LISTED = torch.float64, 5, 6
 METHODS = ["exact", "sir", "mh"]
-DRAWS = {"survivors": 8000, "steps": 60}
+DRAWS = {"exact": {}, "sir": {"survivors": 8000}, "mh": {"survivors": 8000, "steps": 60}}
 GAUSS = {"mean": [0.5, -0.5], "covariance": [[2.0, 0.3], [0.3, 1.0]]}
 PRIORS = {"categorical": [0.5, 0.2, 0.2, 0.1], "gaussian": GAUSS, "dirichlet": [2.0, 0.7, 1.0]}
 
@@ -121,7 +121,7 @@ def test_a_categorical_list_against_enumeration(prior, missing):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_list_of_vectors_against_enumeration(method, prior):
     own = {"includes_prior": True, "prior": GAUSS} if prior else {}
-    module, cavity = box("gaussian", method=method, **DRAWS, **own), inbox("gaussian")
+    module, cavity = box("gaussian", method=method, **DRAWS[method], **own), inbox("gaussian")
     belief, reply = solved(module, "gaussian", cavity)
     tolerance = 1e-10 if method == "exact" else 1e-2
     for row in (0, 2, 3, 4):
@@ -147,7 +147,7 @@ def test_a_list_of_vectors_against_enumeration(method, prior):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_list_of_bags_against_enumeration(method, missing, prior):
     own = {"includes_prior": True, "prior": PRIORS["dirichlet"]} if prior else {}
-    module, cavity = box("dirichlet", method=method, missing=missing, **DRAWS, **own), inbox("dirichlet")
+    module, cavity = box("dirichlet", method=method, missing=missing, **DRAWS[method], **own), inbox("dirichlet")
     belief, reply = solved(module, "dirichlet", cavity)
     tolerance = 1e-10 if method == "exact" else 1e-2
     for row in (0, 2, 3, 4):
@@ -294,7 +294,9 @@ def test_hypotheses_that_the_family_does_not_have_are_refused(family, value, kin
         ("categorical", {"method": "sir"}, "nothing to sample"),
         ("gaussian", {"missing": 0.1}, "everywhere"),
         ("categorical", {"missing": 1.5}, "no share"),
-        ("gaussian", {"survivors": 0}, "nothing would be drawn"),
+        ("gaussian", {"method": "sir", "survivors": 0}, "nothing would be drawn"),
+        ("gaussian", {"survivors": 9}, "leave survivors out, or write method: sir or mh"),
+        ("gaussian", {"method": "sir", "steps": 9}, "leave steps out, or write method: mh"),
         ("categorical", {"includes_prior": True}, "belong together"),
         ("categorical", {"prior": [0.25] * 4}, "belong together"),
         ("categorical", {"includes_prior": True, "prior": [0.5, 0.5, 0.0, 0.0]}, "4 probabilities above 0"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from serket.errors import DataError, MessageError, ShapeError
+from serket.errors import DataError, GraphError, MessageError, ShapeError
 from serket.messages import Family, Gaussian
-from serket.modules import VAE
+from serket.modules import VAE, CountVAE
 from serket.protocol import Evidence, Port, Role
 
 ROWS, WIDTH = 3, 4
@@ -189,3 +189,15 @@ def test_wrong_widths_and_unfitted_modules_are_named():
         untrained(2).infer(inbox, Evidence.of(torch.zeros(1, 3)), generator=torch.Generator())
     with pytest.raises(DataError, match=r"(?s)never seen in training.*0 to 2"):
         untrained(2, "categorical").infer(inbox, Evidence.of(torch.full((1, 4), 3.0)), generator=torch.Generator())
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
+def test_a_variance_that_no_likelihood_reads_is_refused(likelihood):
+    for kind, port in (
+        (VAE, Port(Role.PARENT, Family.GAUSSIAN, 2)),
+        (CountVAE, Port(Role.PARENT, Family.DIRICHLET, 2)),
+    ):
+        ports = {"latent" if kind is VAE else "words": port}
+        with pytest.raises(GraphError, match=f"(?s){likelihood} has none.*leave variance out"):
+            kind(ports, likelihood=likelihood, variance=0.1)
+        kind(ports, likelihood=likelihood, variance="learnt")

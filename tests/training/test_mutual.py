@@ -100,6 +100,42 @@ def test_validation_rows_are_never_learned_from(monkeypatch):
     assert not same(states(one), states(serket.fit(graph(rounds=1), data, workers=1)))
 
 
+def test_a_sense_that_no_validation_row_holds_is_kept_as_it_was_and_told(monkeypatch):
+    """The words of every validation row are missing: nothing judges them, so they are not refitted."""
+    monkeypatch.setattr(
+        "serket.fitting.divide", lambda rows, share, seed, **_: (torch.arange(170), torch.arange(170, 200))
+    )
+    monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)  # everything that is tried stays
+    data = senses(2)
+    data["c_mask"] = ~np.isin(np.arange(len(data["x"])), np.arange(170, 200))
+    before = {}
+    model = serket.fit(
+        graph(rounds=1, explore=2), data, workers=1, composed=lambda one: before.update(one.modules["words"].state())
+    )
+    words = next(step for step in model.rounds if step.what == "words")
+    assert not words.kept and words.text == "not refitted: no validation row holds its data"
+    assert next(step for step in model.rounds if step.what == "shapes").kept
+    after = model.modules["words"].state()
+    assert before and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_proposals_are_the_same_in_chunks(monkeypatch):
+    model = serket.fit(graph(rounds=0), senses(3), workers=1)
+    evidence = {
+        name: Evidence.of(torch.from_numpy(senses(3)[key][:200]).float())
+        for name, key in (("shapes", "x"), ("words", "c"))
+    }
+    found = []
+    for size in (1000, 64):
+        monkeypatch.setattr(room, "CHUNK", size)
+        this = room._Round(
+            model.graph, model.modules, evidence, evidence, ["shapes", "words"], 0, torch.float32, None, 1, 0.0
+        )
+        found.append([(one.text, one.labels) for one in this._proposals("concept", torch.Generator().manual_seed(0))])
+    assert len(found[0]) > 3 and [text for text, _ in found[0]] == [text for text, _ in found[1]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*found, strict=True))
+
+
 def test_without_feedback_nothing_comes_down():
     """Apart, under feedback off, modules are what they are without each other; only their names are aligned."""
     data = senses(3)
