@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from serket.comparison.specs import Spec, candidates
 from serket.data import IMAGES, Dataset
 from serket.errors import SerketError
 from serket.graph.write import to_yaml
+from serket.registry import lookup
 from serket.report.metrics import probe
 from serket.store.files import plain
 
@@ -59,7 +62,8 @@ class Setting:
     def cell(self, spec: Spec, *, shown: bool) -> dict[str, Any]:
         """Return what one composer is worth here, from an earlier run if that got so far."""
         about = {"spec": spec.text, "case": str(self.case), "labels": self.labels, "shown": shown, "seed": self.seed}
-        tag = store.fingerprint(graph=self.bench.whole, sha256=self.data.sha256, code=_code(), **about, **_VERSIONS)
+        code = _code(lookup(spec.type, "composer"))
+        tag = store.fingerprint(graph=self.bench.whole, sha256=self.data.sha256, code=code, **about, **_VERSIONS)
         return self.keep.cell(tag, lambda: self._measured(spec, shown))
 
     def _measured(self, spec: Spec, shown: bool) -> dict[str, Any]:
@@ -128,11 +132,20 @@ class Keeper:
 _VERSIONS = {"torch": torch.__version__}
 
 
-@cache
-def _code() -> str:
-    """Return a name for the composers' code: what other code has fitted is fitted again."""
-    folder = Path(inspect.getfile(store)).parents[1] / "composer"
-    return store.fingerprint(**{path.name: path.read_text() for path in sorted(folder.glob("*.py"))})
+def _code(kind: type) -> str:
+    """Return a name for the code of a composer: what other code has fitted is fitted again.
+
+    Its file, and those of its own room that it imports, at any remove.
+    """
+    texts: dict[str, str] = {}
+    left = [kind.__module__]
+    while left:
+        name = left.pop()
+        if name not in texts:
+            file = inspect.getsourcefile(import_module(name))
+            texts[name] = Path(file).read_text(encoding="utf-8") if file else ""
+            left += re.findall(r"^from (serket\.composer\.\w+) import", texts[name], re.MULTILINE)
+    return store.fingerprint(**texts)
 
 
 def readers_of(data: Dataset) -> Readers:

@@ -139,6 +139,23 @@ def test_modules_see_only_what_a_case_leaves_of_the_views(monkeypatch):
     assert table.cases == ("all rows", "0.5 of the views missing")
 
 
+def test_what_other_code_has_fitted_is_not_taken_for_this():
+    names = ("product", "linear_gaussian", "mixture_of_experts")
+    codes = [setting._code(setting.lookup(name, "composer")) for name in names]
+    assert len({*codes}) == 3 and codes[0] == setting._code(setting.lookup("product", "composer"))
+    seen = {}
+
+    def kept(**texts):
+        seen.update(texts)
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setting.store, "fingerprint", kept)
+        setting._code(setting.lookup("linear_gaussian", "composer"))
+    assert {"serket.composer.linear_gaussian", "serket.composer.factor_analysis"} <= set(seen)
+    assert "serket.composer.product" not in seen
+
+
 @pytest.mark.parametrize("pairs", [0, 1])
 def test_with_hardly_a_pair_a_composer_serves_or_says_why(pairs):
     table = compared("linear_gaussian,product", pairs=[pairs])
