@@ -28,7 +28,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read ``type:option=value:option=value``; values are YAML scalars.
+        """Read ``type:option=value:option=value``; values are YAML scalars, ``a+b`` is a list and ``a+`` one of one.
 
         Raises:
             GraphError: no composer type has the name, or an option has no value.
@@ -45,8 +45,15 @@ class Spec:
                     expected="option=value, after a colon",
                     fix=f"write {name}:objective=mopoe:fit.epochs=50, say",
                 )
-            options[option] = scalar(value)
+            options[option] = _value(value)
         return cls(text.strip(), name, options)
+
+
+def _value(text: str) -> Any:
+    value = scalar(text)
+    if isinstance(value, str) and "+" in value:
+        return [scalar(part) for part in value.split("+") if part]
+    return value
 
 
 def specs(names: str | Iterable[str]) -> list[Spec]:

@@ -38,6 +38,15 @@ def test_modules_are_the_same_to_the_bit_under_every_composer(monkeypatch):
     assert "concepts" not in seen[0].model.modules, "what stands on the shared latent has no part in it"
 
 
+def test_a_composer_that_thaws_a_module_is_told_of_and_no_other_hears_it():
+    table = compared("joint:thaw=a+:fit.epochs=3,product")
+    thawing, after = (cell.values for cell in table.cells)
+    assert thawing["thawed"] == ["a"] and after["thawed"] == []
+    assert "note: joint:thaw=a+:fit.epochs=3 has changed module a" in str(table)
+    alone = compared("product").cells[0].values
+    assert alone["right"] == after["right"], "the next composer hears the module as it was"
+
+
 def test_options_are_chosen_on_validation_rows_and_no_test_label_is_looked_at():
     source = data()
     chosen = compared("fickle,fickle:deaf=true", source=source)

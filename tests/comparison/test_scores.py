@@ -44,8 +44,9 @@ def test_explained_variance_and_strict_mean_by_hand():
 
 
 def test_options_need_no_quoting():
-    spec = Spec.parse("product:trust=0.5:fit.epochs=3")
-    assert (spec.type, spec.options) == ("product", {"trust": 0.5, "fit.epochs": 3})
+    spec = Spec.parse("product:trust=0.5+1:fit.epochs=3")
+    assert (spec.type, spec.options) == ("product", {"trust": [0.5, 1], "fit.epochs": 3})
+    assert Spec.parse("joint:thaw=pix+:fit.noise=1e+2").options == {"thaw": ["pix"], "fit.noise": 100.0}
     assert not set(spec.text) & set(" $&|;<>()[]{}*?!~\"'\\`#")
 
 
