@@ -15,6 +15,7 @@ from serket.composer.coordinated_losses import weights_of
 from serket.composer.coordinated_view import CoordinatedView
 from serket.composer.coordination import Autoencoder, coordinate
 from serket.composer.geometric_pool import pooled, potential
+from serket.composer.readings import semidefinite
 from serket.composer.soft_layers import SoftLayers
 from serket.composer.ties import hold_out, linked, units_of
 from serket.composer.translators import calibrated
@@ -92,11 +93,15 @@ class Coordinated:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Pool the encoders of the views present, and decode; no evidence. Inside, all is float64."""
+        """Pool the encoders of the views present, and decode; no evidence. Inside, all is float64.
+
+        Raises:
+            MessageError: a message has negative precision, or the composer was never fitted.
+        """
         given = cast(Gaussian, inbox["shared"])
         above = given.to(torch.float64, given.device)
         views = {name: view.to(above.info) for name, view in zip(self.names, self._fitted(), strict=True)}
-        readings = {name: view.read(cast(Gaussian, inbox[name])) for name, view in views.items()}
+        readings = {name: view.read(semidefinite(name, cast(Gaussian, inbox[name]))) for name, view in views.items()}
         codes = [potential(views[name].encode(one)) for name, one in readings.items()]
         present = [one.present for one in readings.values()]
         without, everything = pooled(codes, present, self.weights.to(above.info))
@@ -147,9 +152,10 @@ class Coordinated:
             shrinkage: of ``cca``: rows that uncorrelated dimensions count for in the whitening.
 
         Raises:
-            DataError: views that no chain of rows connects, or the objective diverged.
+            DataError: views that no chain of rows connects.
+            MessageError: a message has negative precision, or the objective diverged.
         """
-        messages = linked({name: cast(Gaussian, inbox[name]) for name in self.names})
+        messages = linked({name: semidefinite(name, cast(Gaussian, inbox[name])) for name in self.names})
         units = [units_of(message) for message in messages.values()]
         start = self.views or [self._blank(location, generator) for location, _ in units]
         views = [

@@ -9,7 +9,7 @@ import torch
 from serket.composer import Coordinated, coordinated
 from serket.composer.closeness import Code, kl
 from serket.composer.coordination import Autoencoder
-from serket.errors import DataError, GraphError
+from serket.errors import DataError, GraphError, MessageError
 from serket.graph import load_graph
 from serket.messages import Family, Gaussian
 from serket.protocol import Evidence, Port, Role
@@ -179,6 +179,22 @@ def test_intervals_about_a_view_hold_what_they_say(measure):
     assert max(errors) < 0.75 and errors[2] < 0.65, "and say something"
 
 
+@pytest.mark.stat
+@pytest.mark.parametrize("views", [2, 4, 8])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_intervals_about_a_view_over_seeds(measure, views):
+    """Nominal 90 %: of one view from a single other, from half of them and from all, mean over three worlds."""
+    counts, covered = sorted({1, views // 2, views - 1}), []
+    for seed in range(3):
+        _, z = factors(generator(40 + seed), 2400, (4,) * views, shared=2)
+        train, test = [about([one[:1200] for one in z]), about([one[1200:] for one in z])]
+        composer, _ = fitted(build((4,) * views, 2, measure, hidden=8), train, epochs=40, batch=256, learning_rate=1e-2)
+        guesses = [replies(composer, alone(test, *range(1, 1 + count)))["views[0]"] for count in counts]
+        covered.append([inside(z[0][1200:], guess) for guess in guesses])
+    means = torch.tensor(covered).mean(0)
+    assert bool((means > 0.85).all()) and bool((means < 0.95).all()), covered
+
+
 def test_intervals_of_cca_about_what_is_shared():
     """Nominal 90 % of one factor, four views: exact from one, wider than need be from several (a geometric mean)."""
     s, z = factors(generator(5), 6000, (3,) * 4)
@@ -289,6 +305,12 @@ def test_bad_data_are_refused_or_answered():
         with pytest.raises(DataError) as caught:
             fitted(build((3, 4), 2), about(z, present=present))
         assert "views[0]; views[1]: apart" in str(caught.value) and caught.value.fix
+    negative = about(z)
+    negative[1] = negative[1].where(~one_row, negative[1] ** -1.0)
+    composer, _ = fitted(build((3, 4), 2), about(z))
+    for use in (fitted, replies):
+        with pytest.raises(MessageError, match=r"views\[1\], rows 7"):
+            use(composer, negative)
     z[0][:, 1] = 2.0  # a constant dimension
     for measure in MEASURES:
         composer, _ = fitted(build((3, 4), 2, measure, hidden=4), about(z), epochs=3)
