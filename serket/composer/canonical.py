@@ -121,8 +121,9 @@ def canonical(readings: Sequence[Reading], held: Tensor, size: int, shrinkage: f
     for m in views:
         r = loadings[:, m]
         matrix = (found[m] * (r / scale[m])).T
-        # softplus(gain) = r^2 / (1 - r^2), so that the variance is 1 - r^2
-        gain = (r.square() / (1 - r.square())).clamp_min(1e-12).expm1().log()
+        # softplus(gain) = r^2 / (1 - r^2), so that the variance is 1 - r^2; log expm1 x overflows, this does not
+        odds = (r.square() / (1 - r.square())).clamp_min(1e-12)
+        gain = odds + (-(-odds).expm1()).log()
         centre = mean[m][present[m] & learn].mean(0)
         encoders.append(
             SoftLayers.linear(torch.cat([matrix, torch.zeros_like(matrix)]), torch.cat([-matrix @ centre, gain]))

@@ -59,6 +59,7 @@ class Coordinated:
         "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
     }
     note = "a geometric mean of encoders has no likelihood"
+    warm: Mapping[str, int] = {"epochs": 30}
     choices: Mapping[str, tuple[Any, ...]] = {"criterion": ("distance", "cross_generation")}
 
     def __init__(
