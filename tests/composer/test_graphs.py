@@ -17,6 +17,7 @@ from serket.graph import load_graph
 from serket.inputs import dataset_for, gather
 from serket.model import Model
 from serket.training.compose import compose, listen
+from serket.training.mutual import judged
 from tests.reference import enumerate_tables
 
 STAT = [pytest.param(seed, marks=pytest.mark.stat) for seed in range(1, 10)]
@@ -175,3 +176,20 @@ def test_concepts_found_together_are_better_than_alone(seed):
     print(f"seed {seed}: all {together:.3f}, " + ", ".join(f"{k} {a:.3f} / {b:.3f}" for k, (a, b) in gained.items()))
     assert together > max(alone for _, alone in gained.values())
     assert sum(a - b for a, b in gained.values()) > 0.03, gained
+
+
+@pytest.mark.parametrize("seed", [0, *STAT])
+def test_vae_gmm_the_mixture_is_worth_evidence(seed):
+    """Log evidence of held-out digits, nats a row: with ten components on the latent, with one, and without a mixture."""
+    tree = spec("vae_gmm", run={"rounds": 0}, modules__shapes__fit={"sweeps": 40, "restarts": 2})
+    bare = spec("vae_gmm", run={"rounds": 0})
+    del bare["modules"]["shapes"], bare["variables"]["digit"]
+    model = serket.fit(bare, "digits", seed=seed, workers=1)
+    dataset, found = model.dataset(), {}
+    for size in (0, 1, 10):
+        tree["variables"]["digit"]["size"] = size
+        one = connected(tree, {"kar": model.modules["kar"]}, dataset, seed) if size else model
+        rows = gather(one.graph, one.modules, dataset, dataset.test, dtype=torch.float32, device="cpu")
+        found[size] = judged(one.graph, one.modules, rows, seed=seed, dtype=torch.float32)
+    print(f"seed {seed}: {found}")
+    assert found[10] > max(found[0], found[1]) + 3
