@@ -15,7 +15,7 @@ from serket.modules.multinomial import Heard, Prior, Profiles
 from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.modules.polya import TYPICAL, Bursts, draw_concentration, log_rising
 from serket.protocol import Evidence, Port, Role
-from tests.statistical.checks import largest_z
+from tests.statistical.checks import largest_z, uniform_p
 
 PRIOR = Prior(words=0.8, tables=0.7, weights=1.5)
 SAYS = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
@@ -84,6 +84,37 @@ def test_the_kernel_leaves_the_joint_invariant(seed):
     assert geweke(seed) <= 4
 
 
+def calibration(replications, draws=49, thin=4, burn=60):
+    """Ranks of the truth among draws, each replication a chain that starts elsewhere; no function knows labels."""
+    g = generator(11)
+    truth = prior_draw(replications, 6, g)
+    heard = observe(*truth, g)
+    bursts, names = Bursts.of(heard.counts), ["log total square", "fit", "bias"]
+
+    def seen(profiles, labels):
+        found = functions(profiles, labels, heard)
+        return torch.stack([found[name] for name in names] + [profiles.words.softmax(-1).square().sum((1, 2))], -1)
+
+    goal = seen(*truth)
+    profiles, labels = prior_draw(replications, 6, g)
+    ranks = torch.zeros(goal.shape)
+    for step in range(burn + draws * thin):
+        profiles, labels, _ = polya.sweep(profiles, heard, bursts, PRIOR, g)
+        if step >= burn and (step - burn) % thin == 0:
+            now = seen(profiles, labels)
+            ranks += ((now < goal) | ((now == goal) & (torch.rand(goal.shape, generator=g) < 0.5))).float()
+    return uniform_p(ranks, draws, bins=10)
+
+
+def test_ranks_of_the_truth_are_uniform():
+    assert calibration(200) > 0.001
+
+
+@pytest.mark.stat
+def test_ranks_of_the_truth_are_uniform_long():
+    assert calibration(1000, thin=10, burn=200) > 0.001
+
+
 def prior_dropped(patch):
     right = polya.draw_concentration
     patch.setattr(polya, "draw_concentration", lambda a, k, b, pseudo, g: right(a, k, b, 0.7 * pseudo, g))
@@ -118,6 +149,12 @@ def label_off_by_one(patch):
 def test_planted_mistakes_are_caught(monkeypatch, mutation):
     mutation(monkeypatch)
     assert geweke(0, chains=3000) > 4
+
+
+@pytest.mark.parametrize("mutation", [totals_forgotten, every_token_a_table, bias_per_token, label_off_by_one])
+def test_ranks_catch_planted_mistakes(monkeypatch, mutation):
+    mutation(monkeypatch)
+    assert calibration(200) < 1e-6
 
 
 def concentration_error(sweeps, chains=4000):
@@ -199,6 +236,23 @@ def test_bursty_rows_are_told_and_are_not_surer_than_they_are_right():
         found[overdispersed] = sum(scores) / 3, sum(surprise) / 3
     assert found[True][0] > found[False][0] - 0.02, found
     assert found[True][1] < found[False][1], found
+
+
+def test_leaving_the_bursts_out_costs_evidence_on_rows_that_were_not_fitted():
+    """Nats a row of held-out documents under the overdispersed mixture, and under the plain one."""
+    gained = []
+    for seed in range(3):
+        counts, _ = bursty(seed, rows=360)
+        box = {"category": Categorical.vacuous((120,), 4, dtype=torch.float64)}
+        found = []
+        for overdispersed in (True, False):
+            module, _ = fitted(counts[:240], overdispersed=overdispersed)
+            prior = {"category": box["category"] * module.own_prior["category"].to(torch.float64, "cpu").expand(120)}
+            found.append(
+                float(module.infer(prior, Evidence.of(counts[240:]), generator=generator()).log_evidence.mean())
+            )
+        gained.append(found[0] - found[1])
+    assert min(gained) > 3, gained
 
 
 def test_the_concentration_is_learnt_a_warm_start_keeps_it_and_words_are_told_of_it():

@@ -111,9 +111,17 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("mistake", ["message twice", "merges taken for splits"])
+def test_mistakes_planted_in_compiled_kernels_are_caught(monkeypatch, mistake):
+    """One in the collapsed kernel, one in its split-merge moves; all of them in the long form."""
+    name, old, new, kernel = PLANTED[mistake]
+    plant(monkeypatch, name, old, new)
+    assert geweke(kernel, 0, chains=1000) > 4
+
+
 @pytest.mark.stat
 @pytest.mark.parametrize("mistake", PLANTED)
-def test_mistakes_planted_in_compiled_kernels_are_caught(monkeypatch, mistake):
+def test_mistakes_planted_in_compiled_kernels_are_caught_long(monkeypatch, mistake):
     name, old, new, kernel = PLANTED[mistake]
     plant(monkeypatch, name, old, new)
     assert geweke(kernel, 0, chains=10_000) > 4
