@@ -9,9 +9,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from serket.composer.factor_analysis import Reading, View, improve, in_units, initial, read
+from serket.composer.factor_analysis import View, improve, in_units, initial, read
 from serket.errors import DataError, MessageError
-from serket.messages import Family, Gaussian, Message, pooled_moments
+from serket.messages import Family, Gaussian, Message, leave_one_out, pooled_moments
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -61,13 +61,18 @@ class LinearGaussianComposer:
         above = _as(given, torch.float64).full()
         views = {name: view.to(above.info) for name, view in zip(self.names, self._fitted(), strict=True)}
         readings = {name: read(view, _as(cast(Gaussian, inbox[name]), torch.float64)) for name, view in views.items()}
+        said = [reading.message for reading in readings.values()]
+        cavities, belief = leave_one_out(above, said)
+        others = dict(zip(self.names, cavities, strict=True))
         messages: dict[str, Message] = {}
         for name in asked:
-            start = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device).full()
-            rest = _product(start if name == "shared" else above, readings, leave_out=name)
-            messages[name] = _as(rest if name == "shared" else _downward(views[name], rest), given.dtype)
+            if name == "shared":
+                start = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device).full()
+                messages[name] = _as(leave_one_out(start, said)[1], given.dtype)
+            else:
+                messages[name] = _as(_downward(views[name], others[name]), given.dtype)
         constants = sum((reading.constant for reading in readings.values()), torch.zeros_like(above.info[:, 0]))
-        log_evidence = (_product(above, readings).log_z() + constants).to(given.dtype)
+        log_evidence = (belief.log_z() + constants).to(given.dtype)
         return Reply(messages, log_evidence=log_evidence, bound="exact")
 
     def fit(
@@ -168,13 +173,6 @@ def _downward(view: View, rest: Gaussian) -> Gaussian:
         torch.nn.functional.pad(rest.info, (size, 0)), torch.nn.functional.pad(rest.precision, (size, 0, size, 0))
     )
     return message.where(proper, (factor * wide).marginal(slice(0, size)))
-
-
-def _product(start: Gaussian, readings: Mapping[str, Reading], leave_out: str | None = None) -> Gaussian:
-    for name, reading in readings.items():
-        if name != leave_out:
-            start = start * reading.message
-    return start
 
 
 def _as(message: Gaussian, dtype: torch.dtype) -> Gaussian:

@@ -208,6 +208,16 @@ def test_an_unknown_option_is_refused(type_, section):
     assert ("weihgt" if learns or not section else "unknown key 'fit'") in str(caught.value) and caught.value.fix
 
 
+@pytest.mark.parametrize("type_", [t for t in TYPES if "losses" in options_of(lookup(t, "composer").__init__)])
+def test_an_unknown_loss_is_refused_with_the_known_ones(type_):
+    with pytest.raises(GraphError) as caught:
+        graph(type_, losses={"nonsense": 1}).build()
+    assert "nonsense" in str(caught.value) and len(caught.value.available) > 2 and caught.value.fix
+    name = caught.value.available[0]
+    one, other = (graph(type_, losses={name: weight}) for weight in (1, 1.0))
+    assert one.nodes["body"].options == other.nodes["body"].options
+
+
 @pytest.mark.parametrize(("type_", "section", "name", "value"), NUMBERS, ids=str)
 def test_integers_and_floats_are_equal(type_, section, name, value):
     """An option that is 1.0 by default may be written 1; a whole number written 8.0 is 8, or refused in so many words."""
