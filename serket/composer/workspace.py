@@ -80,7 +80,7 @@ class Workspace:
     }
     note = "its networks predict, but give no density of the views together"
     warm: Mapping[str, int] = {"epochs": 20}
-    choices: Mapping[str, tuple[Any, ...]] = {"hidden": (128, 256)}
+    choices: Mapping[str, tuple[Any, ...]] = {"fit.epochs": (60, 120), "hidden": (128, 256)}
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Workspace:
             mean, told, state = standing.confidence.posterior(scene.state(keep), heard)
             said = Gaussian((1 + told) * mean, told)
             if name != "shared":
-                said = self._downward(standing, self.names.index(name), said, above, mean, state)
+                said = self._downward(standing, self.names.index(name), said, above, mean, state, heard)
             messages[name] = said.to(given.dtype, given.device)
         return Reply(messages)
 
@@ -156,7 +156,7 @@ class Workspace:
         generator: torch.Generator,
         owned: frozenset[str] = frozenset(),
         progress: Progress | None = None,
-        epochs: Count = 100,
+        epochs: Count = 60,
         batch: Count = 128,
         learning_rate: Annotated[float, Gt(0)] = 2e-3,
         detach: bool = False,
@@ -247,7 +247,14 @@ class Workspace:
         return self.space.initial(like, generator) | ({"contrast": temperature} if "contrastive" in self.losses else {})
 
     def _downward(
-        self, standing: _Standing, view: int, said: Gaussian, above: Gaussian, heard: Tensor, state: Tensor
+        self,
+        standing: _Standing,
+        view: int,
+        said: Gaussian,
+        above: Gaussian,
+        heard: Tensor,
+        state: Tensor,
+        strength: Tensor,
     ) -> Gaussian:
         """Return p(z_m | what is said of s, what the inbox says of it); the population where neither says a thing.
 
@@ -275,8 +282,7 @@ class Workspace:
 
         state = state + (mean - heard) @ confidence.inverse
         moved = spread(scatter, state, steps)
-        covariance = outlook.gain * moved @ moved.mT + outlook.noise
-        told = units.out(Gaussian.from_moments(scatter(state), covariance))
+        told = units.out(Gaussian.from_moments(scatter(state), outlook.covariance(moved, strength)))
         return population.where(blank, told)
 
 

@@ -40,7 +40,7 @@ def calibrated(
         def scatter(state: Tensor, view: int = view) -> Tensor:
             return held.space.scatter(held.weights, state, view)
 
-        states, precisions, about = [], [], []
+        states, precisions, about, strengths = [], [], [], []
         for mask in looked:
             strength = held.heard(mask, sure.fading)
             rows = (strength.sum(1) > 0) & ~mask[view] & held.present[:, view]
@@ -48,9 +48,10 @@ def calibrated(
             states.append(state)
             precisions.append(precision)
             about.append(rows.nonzero().flatten())
+            strengths.append(strength[rows])
         state = torch.cat(states)
         moved = spread(scatter, state, (1 + torch.cat(precisions)).rsqrt().unsqueeze(-1) * sure.inverse)
-        outlooks.append(outlook(message[torch.cat(about)], scatter(state), moved, population))
+        outlooks.append(outlook(message[torch.cat(about)], scatter(state), moved, torch.cat(strengths), population))
     return sure, outlooks
 
 

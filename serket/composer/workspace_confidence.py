@@ -35,7 +35,7 @@ class Confidence:
         reading: ``(S + M S + M + 1, S)``.
         inverse: ``(S, S)``, from s to states.
         reliance: ``(M, S)``, precision that a view alone brings.
-        overlap: 0 if the views are independent given s, 1 if they tell the same.
+        overlap: 0 if what views tell adds up, 1 if they tell the same, below 0 if together they tell more.
         fading: what is left of a strength after a frame.
     """
 
@@ -151,7 +151,7 @@ def _tuned(errors: Tensor, strength: Tensor, steps: int = 200) -> tuple[float, T
     logs = torch.zeros(strength.shape[1] * errors.shape[1] + 1).to(errors).requires_grad_()
     descent = torch.optim.Adam([logs], lr=0.1)
     for step in range(steps + 1):
-        reliance, overlap = logs[1:].reshape(strength.shape[1], -1).exp(), logs[0].sigmoid()
+        reliance, overlap = logs[1:].reshape(strength.shape[1], -1).exp(), logs[0]
         precision = 1 + total**-overlap * (strength @ reliance)
         # A few rows' worth of doubt: log reliance ~ N(0, 2^2).
         loss = ((precision * squares - precision.log()).sum() / 2 + logs.square().sum() / 8) / max(1, len(errors))

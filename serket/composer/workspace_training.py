@@ -22,8 +22,8 @@ __all__ = ["Plan", "subset", "train"]
 
 DECAY = 0.02
 """Of the weights, per unit of learning rate (Loshchilov & Hutter 2019)."""
-KEPT = 0.7
-"""Share of the views that earlier frames are heard with while fitting."""
+KEPT = 0.8
+"""Share of the frames of a view that are remembered while fitting, and of sequences in which it is at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,8 @@ def _batch(
     memory = None
     if lengths is not None:
         kept = torch.rand(present.shape, generator=generator, device=present.device) < KEPT
+        there = torch.rand(len(lengths), views, generator=generator, device=present.device) < KEPT
+        kept &= there.repeat_interleave(lengths, 0)
         strength = torch.stack([one.strength for one in readings], 1)
         tokens = [space.token(weights, m, one.inputs(jitter[m])) for m, one in enumerate(readings)]
         memory = remembered(cast(SlotSpace, space), weights, tokens, strength, present & kept, lengths, detach)

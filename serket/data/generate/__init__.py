@@ -14,6 +14,7 @@ from serket.data.generate.keypad import keypad
 from serket.data.generate.lawn import lawn
 from serket.data.generate.named import digits_named
 from serket.data.generate.objects import objects
+from serket.data.generate.orbit import orbit
 from serket.data.generate.panels import panels
 from serket.data.generate.spoken import spoken
 from serket.data.generate.tracking import tracking
@@ -31,6 +32,7 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "landmarks": landmarks,
     "lawn": lawn,
     "objects": objects,
+    "orbit": orbit,
     "panels": panels,
     "spoken": spoken,
     "tracking": tracking,
