@@ -207,6 +207,8 @@ def table(methods, judged, about):
               f"Validation rows choose **{judged['chosen']}**. Against the best peer of each column, by a bootstrap "
               f"over splits and rows ({REPLICATES} replicates, paired):", "",
               "| | best peer | difference | 95 % | |", "|---|---|---|---|---|"]  # fmt: skip
+    if len({count for count in runs.values() if count}) > 1:
+        lines.insert(4, "**Not every run is there yet**: rows of fewer runs are of other splits or seeds.\n")
     for column, found in judged["columns"].items():
         interval = f"{found['low']:+.3f} to {found['high']:+.3f}"
         lines.append(f"| {column} | {found['peer']} | {found['difference']:+.3f} | {interval} | {found['mark']} |")

@@ -88,17 +88,16 @@ def _labels(axis: Axes, ends: dict[str, tuple[int, float, str]]) -> None:
     """Name each line to the right of the axes, moved apart where ends are close."""
     low, high = axis.get_ylim()
     gap = (high - low) * 0.045
-    placed = low - gap
     right = axis.get_xlim()[1]
-    heights = {}
+    placed, heights = -np.inf, dict[str, float]()
     for name, (_, value, _) in sorted(ends.items(), key=lambda item: item[1][1]):
         placed = heights[name] = max(value, placed + gap)
-    over = max(0.0, placed - high)
+    # As far below their lines as above, and inside the axes.
+    over = max(float(np.mean([heights[name] - end[1] for name, end in ends.items()])), placed - high)
     for name, (place, value, colour) in ends.items():
-        target = (right, heights[name] - over)
-        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.5}
-        axis.annotate(name, (place, value), target, fontsize=7, color=colour, va="center", ha="left",
-                      annotation_clip=False, arrowprops=arrow)  # fmt: skip
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5), "shrinkA": 0}
+        axis.annotate(name, (place, value), (right + 0.12 * right, heights[name] - over), fontsize=7, color=colour,
+                      va="center", ha="left", annotation_clip=False, arrowprops=line)  # fmt: skip
 
 
 def side_by_side(path: Path, table: Comparison) -> bool:
