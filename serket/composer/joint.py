@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
@@ -12,12 +11,12 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from serket.composer.experts import combined, standard
-from serket.composer.factor_analysis import in_units
-from serket.composer.latent_vae import Draws, Networks, Views
+from serket.composer.latent_vae import Draws, Networks, Views, seen
+from serket.composer.minibatch import Minibatch
 from serket.composer.networks import Schedule, climb
-from serket.composer.objectives import OBJECTIVES, Minibatch
-from serket.composer.readings import cubature, features, pushed, semidefinite
-from serket.errors import DataError, GraphError, MessageError
+from serket.composer.objectives import OBJECTIVES, chosen
+from serket.composer.replies import log_evidence, over_prior, predicted
+from serket.errors import DataError, MessageError
 from serket.messages import Family, Gaussian, Message, pooled_moments
 from serket.protocol import Evidence, FitReport, Port, Progress, Reader, Reply, Role
 from serket.registry import register
@@ -55,13 +54,13 @@ class JointComposer:
         "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
     }
     warm: Mapping[str, int] = {"epochs": 30}
-    choices: Mapping[str, tuple[Any, ...]] = {"fit.noise": (0.3, 0.6), "fit.epochs": (100, 200)}
+    choices: Mapping[str, tuple[Any, ...]] = {"objective": ("mmjsd", "jmvae"), "fit.noise": (0.3, 0.6)}
     evidence_draws = 16
 
     def __init__(
         self,
         ports: Mapping[str, Port],
-        objective: Name = "mvae",
+        objective: Name = "mmjsd",
         hidden: list[Count] = [128],  # noqa: B006
         private: Count | None = None,
         alpha: Share | None = None,
@@ -74,9 +73,9 @@ class JointComposer:
         self.size = ports["shared"].size or 0
         self.objective, self.spec = objective, OBJECTIVES[objective]
         self.hidden, self.beta, self.thaw = list(hidden), beta, tuple(thaw)
-        self.private = int(self._chosen("private", private) or 0)
-        self.alpha = self._chosen("alpha", alpha) or 0.0
-        self.samples = int(self._chosen("samples", samples) or 1)
+        self.private = int(chosen(objective, "private", private) or 0)
+        self.alpha = chosen(objective, "alpha", alpha) or 0.0
+        self.samples = int(chosen(objective, "samples", samples) or 1)
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
         self.cost = "exponential in views" if self.spec.rule == "mixture_of_products" else "linear"
         self.weights: dict[str, Tensor] = {}
@@ -97,10 +96,10 @@ class JointComposer:
         """
         above = cast(Gaussian, inbox["shared"])
         networks = self._networks(self._fitted(), above.info)
-        views, units = self._views(inbox, networks.weights)
+        views, units = seen(self.names, inbox, networks.weights)
         with torch.no_grad():
             experts, privates = networks.encode(views)
-            told = _over_prior(self._posterior(networks, views, experts, views.present))
+            told = over_prior(self._posterior(networks, views, experts, views.present))
             messages: dict[str, Message] = {}
             for name in (name for name in self.ports if ports is None or name in ports):
                 if name == "shared":
@@ -108,13 +107,11 @@ class JointComposer:
                     continue
                 others = views.present.clone()
                 others[self.names.index(name)] = False
-                rest, _ = _proper(above * _over_prior(self._posterior(networks, views, experts, others)))
-                points = cubature(self.size + self.private, above.info).unsqueeze(1)
-                s = rest.shift(points[..., : self.size].expand(-1, len(evidence), -1))
-                w = points[..., self.size :].expand(-1, len(evidence), -1) if self.private else None
-                decoded, scale = networks.decode(name, s, w), networks.weights[f"{name}.scale"]
-                messages[name] = pushed(decoded, networks.variance(name), networks.weights[f"{name}.location"], scale)
-            bound = self._bound(networks, views, privates, above, told, generator, evidence.row_id)
+                rest = over_prior(self._posterior(networks, views, experts, others))
+                messages[name] = predicted(networks, name, above * rest)
+            shape = (self.evidence_draws, self.size + self.private * len(self.names))
+            noise = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
+            bound = log_evidence(networks, views, privates, above, told, noise)
         return Reply(messages, log_evidence=bound + units.sum(0), bound="lower")
 
     def fit(
@@ -159,14 +156,14 @@ class JointComposer:
         fixed = {name: value.to(like) for name, value in self.weights.items() if name not in self.parameters()}
         learnt = {name: value.to(like).clone().requires_grad_() for name, value in self.parameters().items()}
         networks = self._networks({**fixed, **learnt}, like)
-        views, _ = self._views(inbox, fixed)
+        views, _ = seen(self.names, inbox, fixed)
         speaks = views.present.any(0).nonzero().flatten()
         self._check(views.present[:, speaks])
         views, draws = views[speaks], Draws(generator)
 
         def value(rows: Tensor) -> Tensor:
-            seen = views[rows]
-            return self._value(networks, seen.noisy(noise, draws) if noise else seen, draws)
+            part = views[rows]
+            return self._value(networks, part.noisy(noise, draws) if noise else part, draws)
 
         report = climb(
             value,
@@ -201,7 +198,7 @@ class JointComposer:
     ) -> Tensor:
         """Return the objective of every row, nats, with gradients; see :class:`serket.protocol.Thaws`."""
         networks = self._networks(self._fitted(), cast(Gaussian, inbox["shared"]).info)
-        views, units = self._views(inbox, networks.weights)
+        views, units = seen(self.names, inbox, networks.weights)
         return self._value(networks, replace(views, constants=units, readers=readers), Draws(generator))
 
     def _value(self, networks: Networks, views: Views, draws: Draws) -> Tensor:
@@ -214,46 +211,6 @@ class JointComposer:
             return q
         everything = networks.encode_all(views)
         return (everything * standard(everything.info)).where(chosen.all(0), q)
-
-    def _bound(
-        self,
-        networks: Networks,
-        views: Views,
-        privates: list[Gaussian],
-        above: Gaussian,
-        told: Gaussian,
-        generator: torch.Generator,
-        row_id: Tensor,
-    ) -> Tensor:
-        """log (1/K) sum_k inbox(s_k) prod_m r_m(s_k, w_k) p(w_k) / (q(s_k) q(w_k)), q(s) = inbox times told."""
-        q, proper = _proper(above * told)
-        count, size = self.evidence_draws, self.size + self.private * len(self.names)
-        noise = row_normal(generator, row_id, (count, size), dtype=above.dtype).transpose(0, 1)
-        s, left = q.shift(noise[..., : self.size]), noise[..., self.size :]
-        total = q.log_z() - _bare(q, s) + _bare(above, s)
-        for view, private in enumerate(privates):
-            w = None
-            if self.private:
-                own = private * standard(private.info)
-                w, left = own.shift(left[..., : self.private]), left[..., self.private :]
-                # N(w; 0, I) / q(w), q = N(0, I) times the potential
-                total = total + own.log_z() - standard(own.info).log_z() - _bare(private, w)
-            reading = networks.read(views, view, s, w)
-            total = total + torch.where(views.present[view], reading, 0.0)
-        bound = total.logsumexp(0) - math.log(count)
-        return torch.where(proper, bound, math.inf)
-
-    def _views(self, inbox: Mapping[str, Message], weights: Mapping[str, Tensor]) -> tuple[Views, Tensor]:
-        """Return what is seen, in units, and what evidence in units lacks, ``(views, rows)``."""
-        messages, constants = [], []
-        for name in self.names:
-            message, scale = semidefinite(name, cast(Gaussian, inbox[name])), weights[f"{name}.scale"]
-            message, constant = in_units(message, weights[f"{name}.location"].to(message.info), scale.to(message.info))
-            messages.append(message)
-            constants.append(constant)
-        present = torch.stack([~message.is_vacuous() for message in messages])
-        units = torch.stack(constants)
-        return Views(tuple(messages), tuple(map(features, messages)), present, torch.zeros_like(units)), units
 
     def _initial(self, inbox: Mapping[str, Message], generator: torch.Generator) -> dict[str, Tensor]:
         """Fit the units; draw the weights."""
@@ -290,40 +247,9 @@ class JointComposer:
         here = {name: value.to(like) for name, value in weights.items()}
         return Networks(self.names, here, len(self.hidden) + 1, self.size, self.private)
 
-    def _chosen(self, option: str, given: float | None) -> float | None:
-        """Return an option or its default; refuse one of no effect."""
-        default = getattr(self.spec, option)
-        if given is not None and default is None:
-            users = ", ".join(name for name, spec in OBJECTIVES.items() if getattr(spec, option) is not None)
-            raise GraphError(
-                f"'{option}' has no effect on objective {self.objective}",
-                expected=f"no '{option}', or one of the objectives that use it: {users}",
-                found=f"{option}: {given}",
-                fix="remove it, or change the objective",
-            )
-        return default if given is None else given
-
     def _fitted(self) -> dict[str, Tensor]:
         if not self.weights:
             raise MessageError(
                 "the composer was never fitted", fix="fit the graph, or load a run: serket.load(directory)"
             )
         return self.weights
-
-
-def _over_prior(q: Gaussian) -> Gaussian:
-    """Return q / N(0, I), at most as wide as N(0, I): a wider q keeps its mean, as exp(eta' s), and no precision."""
-    precision = q.precision.clamp_min(1.0)
-    return Gaussian(q.info / q.precision * precision, precision - 1)
-
-
-def _proper(message: Gaussian) -> tuple[Gaussian, Tensor]:
-    """Return the message, with N(0, I) in the rows where it is improper; and which rows are proper."""
-    proper = message.is_proper()
-    return message.where(proper, message * standard(message.info)), proper
-
-
-def _bare(message: Gaussian, s: Tensor) -> Tensor:
-    """Return eta' s - s' Lambda s / 2, ``(draws, rows)``."""
-    pulled = message.precision * s if message.diagonal else (s.unsqueeze(-2) @ message.precision).squeeze(-2)
-    return ((message.info - pulled / 2) * s).sum(-1)

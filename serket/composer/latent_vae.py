@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from serket.composer.factor_analysis import in_units
 from serket.composer.networks import initial, layers
-from serket.composer.readings import log_reading
-from serket.messages import Gaussian
+from serket.composer.readings import features, log_reading, semidefinite
+from serket.messages import Gaussian, Message
 from serket.protocol import Reader
 
-__all__ = ["NOISE_FLOOR", "Draws", "Networks", "Views"]
+__all__ = ["NOISE_FLOOR", "Draws", "Networks", "Views", "seen"]
 
 NOISE_FLOOR = 1e-3
 """The least variance of p(z | s), in units in which z has variance 1."""
@@ -162,3 +164,21 @@ class Networks:
     def frozen(self) -> Networks:
         """Return the same networks, through whose weights no gradient flows."""
         return replace(self, weights={name: value.detach() for name, value in self.weights.items()})
+
+
+def seen(names: Sequence[str], inbox: Mapping[str, Message], weights: Mapping[str, Tensor]) -> tuple[Views, Tensor]:
+    """Return the views in their units, and what their integrals lack of those over z, nats, ``(views, rows)``.
+
+    Raises:
+        MessageError: a message has negative precision.
+    """
+    messages, constants = [], []
+    for name in names:
+        message = semidefinite(name, cast(Gaussian, inbox[name]))
+        units = (weights[f"{name}.{part}"].to(message.info) for part in ("location", "scale"))
+        told, constant = in_units(message, *units)
+        messages.append(told)
+        constants.append(constant)
+    lacking = torch.stack(constants)
+    present = torch.stack([~message.is_vacuous() for message in messages])
+    return Views(tuple(messages), tuple(map(features, messages)), present, torch.zeros_like(lacking)), lacking

@@ -339,7 +339,7 @@ def test_clipping_and_schedule_have_an_effect():
 
 def test_a_refit_goes_on_from_where_it_stood():
     messages = world(0, 200)
-    composer = build((2, 2, 2), hidden=[8])
+    composer = build((2, 2, 2), objective="mvae", hidden=[8])
     calm = {"batch": 50, "noise": 0.0}
     first = fit(composer, messages, epochs=40, learning_rate=0.01, **calm).history["objective"]
     again = fit(composer, messages, epochs=3, learning_rate=1e-4, **calm).history["objective"]
