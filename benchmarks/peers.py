@@ -166,7 +166,7 @@ def main():
         return
     methods = scored(data, cells, ours)
     about = (
-        f"`python benchmarks/peers.py --views {given.views} --splits {given.splits} --seeds {given.seeds}`, "
+        f"`python {' '.join(['benchmarks/peers.py', *sys.argv[1:]])}`, splits: {given.splits}, seeds: {given.seeds}, "
         f"{platform.machine()}, Python {platform.python_version()}. multivae 1.0.3, {given.epochs} epochs, latent 16."
     )
     text, numbers = table(methods, judge(methods, ours), about)
