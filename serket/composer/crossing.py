@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serket.composer.gaussian_process import rooted, tune
-from serket.composer.translation import Population, Reading, Translator
+from serket.composer.translation import Population, Reading, Target, Translator
 from serket.messages import Gaussian
 from serket.protocol import Progress
 
@@ -109,7 +109,7 @@ class Crossing:
                 both = (readings[source].present & readings[target].present).nonzero().flatten()
                 if target != source and len(both) > 1:
                     values = readings[target].mean[both]
-                    targets[target] = (both, values, population[target].correlation, unread[target])
+                    targets[target] = Target(both, values, population[target].correlation, unread[target])
             if targets:
                 found, gained = _translate(readings[source], unread[source], targets, inducing)
                 translators |= {(source, target): translator for target, translator in found.items()}
@@ -128,7 +128,8 @@ class Crossing:
         for source in names:
             rows = readings[source].present.nonzero().flatten()
             if len(rows) > 1:
-                into = {"shared": (rows, components[rows], prior, projection.T @ blocks[source] @ projection)}
+                doubted = projection.T @ blocks[source] @ projection
+                into = {"shared": Target(rows, components[rows], prior, doubt=doubted)}
                 found, gained = _translate(readings[source], unread[source], into, inducing)
                 translators[source, "shared"] = found["shared"]
                 report(source, gained)
@@ -177,10 +178,6 @@ class Crossing:
         return cls(population, translators, loading, rest, state["prior"])
 
 
-Target = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Rows with source and target, the target's readings there, its marginal, and what its readings leave open."""
-
-
 def _translate(
     source: Reading, unread: Tensor, targets: Mapping[str, Target], inducing: int
 ) -> tuple[dict[str, Translator], list[float]]:
@@ -189,24 +186,22 @@ def _translate(
     gained: dict[str, float] = {}
     left = dict(targets)
     while left:
-        rows = next(iter(left.values()))[0]
-        group = {name: one for name, one in left.items() if torch.equal(one[0], rows)}
+        rows = next(iter(left.values())).rows
+        group = {name: one for name, one in left.items() if torch.equal(one.rows, rows)}
         left = {name: one for name, one in left.items() if name not in group}
         inputs = source.mean[rows]
         some = torch.arange(0, len(rows), 1 + (len(rows) - 1) // TUNED)
-        readable = {name: (one[1][some], one[3].diagonal().clamp_min(1e-6)) for name, one in group.items()}
+        readable = {name: (one.values[some], one.floor) for name, one in group.items()}
         chosen = tune(inputs[some], unread.diagonal(), readable, SCALES, NOISES)
         points = inputs[torch.arange(0, len(rows), 1 + (len(rows) - 1) // inducing)] if len(rows) > DENSE else None
         roots: dict[tuple[float, float], Tensor] = {}
-        for name, (_, values, marginal, open_) in group.items():
+        for name, target in group.items():
             kernel, noise = chosen[name]
             key = (float(kernel.metric[0]), noise)
             if points is None and key not in roots:
                 roots[key] = rooted(kernel, inputs, noise)
-            found[name], errors = Translator.learn(
-                kernel, inputs, values, noise, marginal, open_, points, roots.get(key)
-            )
-            gained[name] = 1 - float(errors.square().sum() / values.square().sum().clamp_min(1e-12))
+            found[name], errors = Translator.learn(kernel, inputs, target, noise, points, roots.get(key))
+            gained[name] = 1 - float(errors.square().sum() / target.values.square().sum().clamp_min(1e-12))
     return {name: found[name] for name in targets}, [gained[name] for name in targets]
 
 

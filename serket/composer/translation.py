@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from serket.composer.gaussian_process import JITTER, Kernel, Posterior, regress, rooted
 from serket.messages import Gaussian, pooled_moments
 
-__all__ = ["Population", "Reading", "Translator"]
+__all__ = ["Population", "Reading", "Target", "Translator"]
 
+LEAST_READ = 1 / 3
 PARTS = ("metric", "usual", "points", "weights", "noise", "pull", "precision", "typical")
 
 
@@ -87,6 +88,31 @@ class Population:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """What a translator is to predict, u ~ N(0, Sigma) in units of its population.
+
+    Args:
+        rows: ``(N,)`` those in which source and target are there.
+        values: means of the target's readings, ``(N, T)``.
+        marginal: Sigma, ``(T, T)``.
+        unread: covariance of u given its reading, the mean over rows; None if it is read exactly.
+        doubt: covariance of the values themselves, the mean over rows; None if they are certain.
+    """
+
+    rows: Tensor
+    values: Tensor
+    marginal: Tensor
+    unread: Tensor | None = None
+    doubt: Tensor | None = None
+
+    @property
+    def floor(self) -> Tensor:
+        """Variance of each dimension that no prediction can explain, ``(T,)``."""
+        some = [one.diagonal() for one in (self.unread, self.doubt) if one is not None]
+        return sum(some, torch.full_like(self.marginal.diagonal(), 1e-6))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Translator:
     """The potential N(u; f(x), R(x)) / N(u; 0, Sigma) of a target u, with R(x)^-1 = Sigma^-1 + w(x) (R^-1 - Sigma^-1).
 
@@ -109,34 +135,36 @@ class Translator:
 
     @classmethod
     def learn(
-        cls, kernel: Kernel, inputs: Tensor, targets: Tensor, noise: float, marginal: Tensor, unread: Tensor,
-        points: Tensor | None = None, root: Tensor | None = None,
+        cls, kernel: Kernel, inputs: Tensor, target: Target, noise: float, points: Tensor | None = None,
+        root: Tensor | None = None,
     ) -> tuple[Translator, Tensor]:  # fmt: skip
         """Learn from means of readings ``(N, D)`` and ``(N, T)``.
 
         Args:
             kernel: of the inputs.
             inputs: in units of their population.
-            targets: in units of theirs.
+            target: what is to be predicted.
             noise: of the process.
-            marginal: Sigma, ``(T, T)``.
-            unread: covariance of the target given its reading, the mean over rows, ``(T, T)``.
             points: inducing points.
             root: of the inputs' kernel plus noise, where it is known.
 
         Returns:
             The translator, and the leave-one-out errors ``(N, T)``.
         """
-        posterior, errors, left = regress(kernel, inputs, targets, noise, points, root)
+        posterior, errors, left = regress(kernel, inputs, target.values, noise, points, root)
         gained = _gained(left, noise)
         typical = gained.mean().clamp_min(1e-12)
-        weight = (gained / typical).clamp_max(1.0)
-        scatter = (weight.unsqueeze(1) * errors).T @ errors
-        # A prior worth T + 1 rows on a diagonal R: few pairs tell no correlations.
-        size = len(marginal)
-        diagonal = (scatter.diagonal() / len(errors)).diag()
-        residual = (scatter + (size + 1) * diagonal) / (len(errors) + size + 1) + unread
-        lower = torch.linalg.cholesky(marginal)
+        weight = (gained / typical).clamp_max(1.0).sqrt().unsqueeze(1)
+        if target.unread is None:
+            residual = _second(weight * errors)
+        else:
+            stretch = _unshrunk(target.marginal, target.unread)
+            posterior = replace(posterior, weights=(posterior.weights @ stretch).contiguous())
+            residual = _about(weight * target.values, weight * ((target.values - errors) @ stretch), target)
+        if target.doubt is not None:
+            residual = residual + target.doubt
+        size = len(residual)
+        lower = torch.linalg.cholesky(target.marginal)
         inverse = torch.linalg.solve_triangular(lower, torch.eye(size).to(lower), upper=False)
         values, vectors = torch.linalg.eigh(inverse @ residual @ inverse.T)
         basis = inverse.T @ vectors
@@ -179,3 +207,41 @@ def _gained(left: Tensor, noise: Tensor | float) -> Tensor:
     """Return precision over prior precision, 1 / (left + noise) - 1 / (1 + noise), zero or more."""
     left = left.clamp(0.0, 1.0)
     return (1 - left) / ((left + noise) * (1 + noise))
+
+
+def _second(rows: Tensor) -> Tensor:
+    """Return second moments ``(T, T)``, with a prior worth T + 1 rows on a diagonal: few tell no correlations."""
+    scatter, size = rows.T @ rows, rows.shape[1]
+    return (scatter + (size + 1) * (scatter.diagonal() / len(rows)).diag()) / (len(rows) + size + 1)
+
+
+def _unshrunk(marginal: Tensor, unread: Tensor) -> Tensor:
+    """Return T with E[u | x] = T' E[mean of reading | x].
+
+    The mean of a reading is on average (1 - C / Sigma) u, and so are predictions of it. In directions of which less
+    than a third is read, nothing tells noise from shrinkage, and the factor stays at 3.
+    """
+    lower = torch.linalg.cholesky(marginal)
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+    values, vectors = torch.linalg.eigh(inverse @ unread @ inverse.T)
+    stretch: Tensor = inverse.T @ (vectors / (1 - values).clamp(LEAST_READ, 1.0)) @ vectors.T @ lower.T
+    return stretch
+
+
+def _about(values: Tensor, predicted: Tensor, target: Target, steps: int = 20) -> Tensor:
+    """Return Cov[u - f], by EM over readings of usual precision; what is never read stays as in the population.
+
+    With C the covariance given a reading, L = C^-1 - Sigma^-1 its precision, and h = C^-1 mean - L f what it says
+    beyond f:  S = (V^-1 + L)^-1,  V <- S + S <h h'> S.
+    """
+    assert target.unread is not None
+    inner = torch.cholesky_inverse(torch.linalg.cholesky(target.unread))
+    precision = inner - torch.cholesky_inverse(torch.linalg.cholesky(target.marginal))
+    said = _second(values @ inner - predicted @ precision)
+    covariance = target.marginal
+    for _ in range(steps):
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        spread = torch.cholesky_inverse(torch.linalg.cholesky(inverse + precision))
+        covariance = spread + spread @ said @ spread
+        covariance = (covariance + covariance.T) / 2
+    return covariance

@@ -163,9 +163,9 @@ def test_a_linear_gaussian_truth_is_nearly_recovered():
         mean, covariance = test.exact(0, sources)
         total = test.z[0].var(0).sum()
         assert float((found.mean() - mean).square().sum(1).mean() / total) < 0.03
-        # What a latent's own readings leave open is counted in full: on the wide side.
-        assert 0.9 < float(found.variance().mean() / covariance.diagonal().mean()) < 1.7
-        assert 0.88 < coverage(found, test.z[0]) < 0.98
+        assert 0.8 < float(found.variance().mean() / covariance.diagonal().mean()) < 1.2
+        # Two sources multiply as if independent given the target, which they are not: narrower than right.
+        assert (0.86 if len(sources) == 1 else 0.8) < coverage(found, test.z[0]) < 0.94
     # Nothing said: the marginal.
     nothing = infer(module, test.potentials(0, 1, 2), "views[0]")
     marginal = test.loadings[0] @ test.loadings[0].T + 0.25 * torch.eye(4, dtype=F64)
