@@ -19,7 +19,7 @@ DENSE = 3000
 CHUNK = 1024
 TUNED = 512
 SCALES = (0.25, 0.5, 1.0, 2.0, 8.0)
-NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+NOISES = (0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -156,7 +156,8 @@ class Translator:
         typical = gained.mean().clamp_min(1e-12)
         weight = (gained / typical).clamp_max(1.0).sqrt().unsqueeze(1)
         if target.unread is None:
-            residual = _second(weight * errors)
+            # Components are uncorrelated, and told one by one: joint errors would pull apart what lies together.
+            residual = (weight * errors).square().mean(0).diag()
         else:
             stretch = _unshrunk(target.marginal, target.unread)
             posterior = replace(posterior, weights=(posterior.weights @ stretch).contiguous())
