@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
 import torch
@@ -12,18 +11,16 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from serket.composer.workspace_calibration import calibrated
-from serket.composer.workspace_confidence import Confidence
 from serket.composer.workspace_latent import LatentSpace, Space
 from serket.composer.workspace_losses import weights_of
-from serket.composer.workspace_outlook import Outlook, spread
 from serket.composer.workspace_reading import Units, read, typical
 from serket.composer.workspace_rows import parted
 from serket.composer.workspace_slots import SlotSpace
+from serket.composer.workspace_standing import Standing
 from serket.composer.workspace_time import Scene
 from serket.composer.workspace_training import Plan, train
 from serket.errors import GraphError, StateError
 from serket.messages import Family, Gaussian, Message, pooled_moments
-from serket.messages.gaussian import factored
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 from serket.rows import runs
@@ -33,16 +30,6 @@ __all__ = ["Workspace"]
 Count = Annotated[int, Ge(1)]
 CONTRAST = math.log(1 / 0.07)
 """Log-scale that the contrastive loss starts from (Radford et al. 2021)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Standing:
-    """Everything that was learnt."""
-
-    weights: Mapping[str, Tensor]
-    units: Sequence[Units]
-    confidence: Confidence
-    outlooks: Sequence[Outlook]
 
 
 @register("workspace", kind="composer")
@@ -56,9 +43,9 @@ class Workspace:
     - a message enters as its posterior mean under the population N(mu_m, diag v_m) and the shares of the variance that
       it resolves, both inputs of the encoder; as r_m in [0, 1], its strength, it weighs (latent) or bids (slots)
     - to ``shared``: the potential whose product with N(0, I) is N(s', (1 + K)^-1), s' the state, K measured on held-out
-      rows (:class:`Confidence`)
-    - to a view: N(d_m(s), gain G G' + noise), s inferred from the other views and the inbox of ``shared``
-      (:class:`Outlook`); the population where nobody else speaks, or where no row ever paired the view
+      rows
+    - to a view: N(d_m(s), C), C measured, s inferred from the other views and the inbox of ``shared``;
+      the population where nobody else speaks, or where no row ever paired the view
     - with ``memory``, the slots go from frame to frame of a sequence: a reply hears all views of earlier frames.
 
     Args:
@@ -104,7 +91,7 @@ class Workspace:
         if slots:
             self.space = SlotSpace(sizes, self.size, hidden, slots, top, width)
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
-        self._standing: _Standing | None = None
+        self._standing: Standing | None = None
 
     @property
     def plate(self) -> str:
@@ -144,7 +131,7 @@ class Workspace:
             mean, told, state = standing.confidence.posterior(scene.state(keep), heard)
             said = Gaussian((1 + told) * mean, told)
             if name != "shared":
-                said = self._downward(standing, self.names.index(name), said, above, mean, state, heard)
+                said = standing.downward(self.space, self.names.index(name), said, above, mean, state, heard)
             messages[name] = said.to(given.dtype, given.device)
         return Reply(messages)
 
@@ -205,85 +192,25 @@ class Workspace:
         )
         heard = [unit.into(one[held.rows]) for unit, one in zip(units, messages, strict=True)]
         confidence, outlooks = calibrated(known, judge, heard, generator)
-        self._standing = _Standing(weights, units, confidence, outlooks)
+        self._standing = Standing(weights, units, confidence, outlooks)
         return report
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the weights, the units of every view, and how sure replies may be; nothing before the first fit."""
-        if self._standing is None:
-            return {}
-        found = {f"weights.{name}": value for name, value in self._standing.weights.items()}
-        found |= _tensors("confidence", self._standing.confidence)
-        for name, units, outlook in zip(self.names, self._standing.units, self._standing.outlooks, strict=True):
-            found |= _tensors(f"{name}.units", units) | _tensors(f"{name}.outlook", outlook)
-        return found
+        return self._standing.tensors(self.names) if self._standing else {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take a state back."""
-        if not state:
-            self._standing = None
-            return
+        self._standing = Standing.of(state, self.names) if state else None
 
-        def held(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-        units = [Units(**held(f"{name}.units.")) for name in self.names]
-        outlooks = [Outlook(**held(f"{name}.outlook.")) for name in self.names]
-        self._standing = _Standing(held("weights."), units, Confidence(**held("confidence.")), outlooks)
-
-    def _fitted(self, like: Tensor) -> _Standing:
+    def _fitted(self, like: Tensor) -> Standing:
         if self._standing is None:
             raise StateError("a workspace has to be fitted before it can infer", fix="call fit, or load a state")
-        standing = self._standing
-        return _Standing(
-            {name: value.to(like) for name, value in standing.weights.items()},
-            [one.to(like) for one in standing.units],
-            standing.confidence.to(like),
-            [one.to(like) for one in standing.outlooks],
-        )
+        return self._standing.to(like)
 
     def _initial(self, like: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         temperature = torch.tensor(CONTRAST).to(like)
         return self.space.initial(like, generator) | ({"contrast": temperature} if "contrastive" in self.losses else {})
-
-    def _downward(
-        self,
-        standing: _Standing,
-        view: int,
-        said: Gaussian,
-        above: Gaussian,
-        heard: Tensor,
-        state: Tensor,
-        strength: Tensor,
-    ) -> Gaussian:
-        """Return p(z_m | what is said of s, what the inbox says of it); the population where neither says a thing.
-
-        Decoded from the state that the others led to, moved as far as the inbox moves the mean of s from ``heard``.
-        """
-        units, outlook, confidence = standing.units[view], standing.outlooks[view], standing.confidence
-        prior = Gaussian.standard((len(said.info),), said.size, dtype=said.dtype, device=said.device)
-        population = Gaussian.from_moments(torch.zeros_like(outlook.population[0]), outlook.population)
-        population = units.out(population.expand(len(said.info)))
-        if not bool(outlook.paired):
-            return population
-        blank = (above.full().precision == prior.full().precision).flatten(1).all(1) & (above.info == 0).all(1)
-        blank = said.is_vacuous() & (above.is_vacuous() | blank)
-        belief = said * above.where(above.is_proper(), above * prior)
-        if belief.diagonal:
-            mean, steps = belief.mean(), belief.precision.rsqrt().unsqueeze(-1) * confidence.inverse
-        else:
-            factor, eye = factored(belief.precision), torch.eye(belief.size).to(belief.info)
-            mean = torch.cholesky_solve(belief.info.unsqueeze(-1), factor).squeeze(-1)
-            # Lambda = L L': the rows of L^-1 are a root of the covariance.
-            steps = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False) @ confidence.inverse
-
-        def scatter(state: Tensor) -> Tensor:
-            return self.space.scatter(standing.weights, state, view)
-
-        state = state + (mean - heard) @ confidence.inverse
-        moved = spread(scatter, state, steps)
-        told = units.out(Gaussian.from_moments(scatter(state), outlook.covariance(moved, strength)))
-        return population.where(blank, told)
 
 
 def _units(message: Gaussian) -> Units:
@@ -291,7 +218,3 @@ def _units(message: Gaussian) -> Units:
     location, variance = pooled_moments(message)
     units = Units(location, variance.sqrt(), torch.ones_like(location[0]))
     return Units(location, variance.sqrt(), typical(read(message, units)))
-
-
-def _tensors(prefix: str, held: Any) -> dict[str, Tensor]:
-    return {f"{prefix}.{one.name}": getattr(held, one.name) for one in fields(held)}
