@@ -211,9 +211,8 @@ def table(methods, judged, about):
         lines.insert(4, "**Not every run is there yet**: rows of fewer runs are of other splits or seeds.\n")
     for column, found in judged["columns"].items():
         interval = f"{found['low']:+.3f} to {found['high']:+.3f}"
-        lines.append(
-            f"| {column.replace('ari', 'ARI')} | {found['peer']} | {found['difference']:+.3f} | {interval} | {found['mark']} |"
-        )
+        name, gain = column.replace("ari", "ARI"), found["difference"]
+        lines.append(f"| {name} | {found['peer']} | {gain:+.3f} | {interval} | {found['mark']} |")
     plain = {
         name: {"kind": m.kind, "cannot": m.cannot, "cells": [_plain(key, cell) for key, cell in m.cells.items()]}
         for name, m in methods.items()
