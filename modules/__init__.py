@@ -8,6 +8,7 @@ from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
 from serket.modules.dynamics import Dynamics
 from serket.modules.flow import Flow
+from serket.modules.gan import GAN
 from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
 from serket.modules.linear_gaussian import LinearGaussian
@@ -19,6 +20,7 @@ from serket.modules.table import Table
 from serket.modules.vae import VAE
 
 __all__ = [
+    "GAN",
     "MLDA",
     "VAE",
     "Autoregressive",

@@ -254,6 +254,8 @@ CASES = [
          {**NETWORK, "likelihood": "categorical"}, whole(2, 3), ROUGH),
     Case("module", "autoregressive", "gaussian", {"given": parent(3, CATEGORY)},
          {"hidden": [8, 8], "likelihood": "gaussian"}, clumps, ROUGH),
+    Case("module", "gan", "data", {"latent": parent(2)}, NETWORK, normal(5), BRIEF),
+    Case("module", "gan", "full-inbox", {"latent": parent(3)}, {"hidden": [8, 8]}, normal(4), BRIEF, full=True),
     Case("module", "flow", "data", {"given": parent(3, CATEGORY)}, {**NETWORK, "bins": 4}, clumps, ROUGH),
     Case("module", "flow", "one-column", {"given": parent(2, CATEGORY)}, {**NETWORK, "bins": 4}, normal(1), ROUGH),
     Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
@@ -350,7 +352,7 @@ TRAINABLE = [
         case.kind == "composer"
         and case.type in ("clusters", "coordinated", "joint", "kernel", "linear_gaussian", "relative", "workspace")
     )
-    or case.type in ("autoregressive", "flow")
+    or case.type in ("autoregressive", "flow", "gan")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
     or (case.kind, case.type) == ("composer", "workspace")
 ]
