@@ -12,6 +12,7 @@ from annotated_types import Ge, MinLen
 from torch import Tensor
 from torch.distributions import Normal
 
+from serket.errors import DataError
 from serket.modules.density import ClassDensity, varying
 from serket.modules.likelihoods import LIKELIHOODS, LikelihoodName
 from serket.modules.network import initial
@@ -59,6 +60,9 @@ class Autoregressive(ClassDensity):
         return weights | initial("net", sizes, values, generator)
 
     def _inputs(self, weights: Mapping[str, Tensor], values: Tensor) -> Tensor:
+        if self.name == "bernoulli" and bool(((values < 0) | (values > 1)).any()):
+            found = f"{values.min().item():g} to {values.max().item():g}"
+            raise DataError("bernoulli data lie outside [0, 1]", expected="0 to 1", found=found, fix="scale the array")
         return self.likelihood.inputs(values, weights)
 
     def _log_prob(self, weights: Mapping[str, Tensor], inputs: Tensor, given: Tensor) -> Tensor:

@@ -259,7 +259,7 @@ class ClassDensity(ABC):
 
     def _checked(self, values: Tensor) -> Tensor:
         width = len(self.weights["location"])
-        if values.shape[1:] != (width,) and values.dim() < 3:
+        if values.shape[-1] != width:
             raise ShapeError(
                 "data do not fit the density",
                 expected=f"(rows, {width}), as in training",

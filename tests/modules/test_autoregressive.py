@@ -178,6 +178,8 @@ def test_mistakes_are_named():
     module, _ = rough("categorical")
     with pytest.raises(DataError, match="never seen"):
         logits(module, torch.tensor([[0.0, 1.0, 3.0]]).double())
+    with pytest.raises(DataError, match="outside"):
+        logits(rough("bernoulli")[0], torch.tensor([[0.0, 1.0, 7.0]]).double())
     with pytest.raises(ShapeError, match=r"\(1, 2\)"):
         logits(module, torch.zeros(1, 2).double())
     with pytest.raises(DataError, match="4 rows at least, for 4 categories"):
