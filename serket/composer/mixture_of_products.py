@@ -42,7 +42,7 @@ class MixtureOfProducts:
         "shared": Port(Role.PARENT, Family.GAUSSIAN),
         "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
     }
-    cost = "linear, times 2^views"
+    cost = "rows times 2^views"
 
     def __init__(self, ports: Mapping[str, Port]) -> None:
         self.ports = ports

@@ -89,7 +89,7 @@ class Product:
         crossed = "its views are intersected, for they may share evidence" if self.intersects else ""
         self.note = " and ".join(filter(None, [tempered, doubted, crossed]))
         self.cost = "linear, times 2^views (robust)" if self.doubtful else "linear"
-        self.cost = "linear, times views (covariance intersection)" if self.intersects else self.cost
+        self.cost = "rows times views squared (covariance intersection)" if self.intersects else self.cost
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), ports["shared"].size or 0)}
 
     def infer(
