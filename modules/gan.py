@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt, MinLen
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Independent, Normal
 
 from serket.errors import DataError, MessageError, ShapeError, StateError
 from serket.messages import Family, Gaussian, Message
 from serket.modules.density import varying
-from serket.modules.likelihoods import Imagined
+from serket.modules.forged import Forged, calibrated
 from serket.modules.network import initial, layers
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
@@ -220,23 +220,10 @@ class GAN:
         self.weights = dict(state)
 
     def _calibrated(self, weights: dict[str, Tensor], x: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Regress z on E(G(z)) over half of the draws, measure what is left on the rest; the noise of G at rows x."""
+        """Add A, b and R, from draws z, and the deviation of G at rows x."""
         with torch.no_grad():
-            code = self._read(weights, self._make(weights, z))
-            fit, check = code.split(len(z) // 2)
-            mean, spread = fit.mean(0), fit.std(0).clamp_min(1e-6)
-            # A ridge of a thousandth of a deviation, for codes that are nearly copies of one another.
-            unit = torch.cat([(fit - mean) / spread, torch.ones_like(fit[:, :1])], -1)
-            ridge = 1e-3 * len(fit) * torch.eye(self.size + 1).to(fit)
-            slope = torch.cholesky_solve(unit.mT @ z[: len(fit)], torch.linalg.cholesky(unit.mT @ unit + ridge))
-            weights["readout"] = torch.cat(
-                [slope[:-1] / spread.unsqueeze(-1), slope[-1:] - (mean / spread) @ slope[:-1]]
-            )
-            left = z[len(fit) :] - check @ weights["readout"][:-1] - weights["readout"][-1]
-            values, vectors = torch.linalg.eigh(left.mT @ left / len(left))
-            # Never wider than the prior, by chance: a direction that is not read says nothing.
-            residual = (vectors * values.clamp(1e-6, 1.0)) @ vectors.mT
-            weights["residual"] = (residual + residual.mT) / 2
+            readout, residual = calibrated(self._read(weights, self._make(weights, z)), z)
+            weights = {**weights, "readout": readout, "residual": residual}
             made = self._make(weights, self._code(weights, x))
         weights["deviation"] = ((x - made).square().mean(0) + 1e-6).sqrt() * weights["scale"]
         return weights
@@ -278,19 +265,3 @@ class GAN:
                 "data do not fit the gan", expected=f"(rows, {width}), as in training", found=str(tuple(values.shape))
             )
         return values
-
-
-class Forged(Imagined):
-    """What a gan imagines: moments and density of :class:`Imagined`, draws that are generated rows without noise."""
-
-    category_probs = None
-
-    def __init__(
-        self, centre: Distribution, draws: Distribution, belief: Gaussian, made: Callable[[Tensor], Tensor]
-    ) -> None:
-        super().__init__(centre, draws)
-        self.uniforms, self._belief, self._made = belief.size, belief, made
-
-    def from_uniform(self, uniform: Tensor) -> Tensor:
-        """Turn uniform numbers ``(rows, samples, uniforms)`` into draws ``(rows, samples, D)``."""
-        return self._made(self._belief.shift(torch.special.ndtri(uniform).transpose(0, 1))).transpose(0, 1)
