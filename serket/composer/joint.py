@@ -54,13 +54,13 @@ class JointComposer:
         "views": Port(Role.CHILD, Family.GAUSSIAN, many=True),
     }
     warm: Mapping[str, int] = {"epochs": 30}
-    choices: Mapping[str, tuple[Any, ...]] = {"objective": ("mmjsd", "jmvae"), "fit.noise": (0.3, 0.6)}
+    choices: Mapping[str, tuple[Any, ...]] = {"objective": ("jmvae", "mvae"), "fit.noise": (0.3, 0.6)}
     evidence_draws = 16
 
     def __init__(
         self,
         ports: Mapping[str, Port],
-        objective: Name = "mmjsd",
+        objective: Name = "jmvae",
         hidden: list[Count] = [128],  # noqa: B006
         private: Count | None = None,
         alpha: Share | None = None,

@@ -17,9 +17,11 @@ __all__ = ["log_evidence", "over_prior", "predicted"]
 
 
 def over_prior(q: Gaussian) -> Gaussian:
-    """Return q / N(0, I), at most as wide as N(0, I): a wider q keeps its mean, as exp(eta' s), and no precision."""
-    precision = q.precision.clamp_min(1.0)
-    return Gaussian(q.info / q.precision * precision, precision - 1)
+    """Return q / N(0, I); dimensions in which q is wider than N(0, I) say nothing.
+
+    To keep their mean, as exp(eta' s), reads better, but is no likelihood: what learns from it above has no bound.
+    """
+    return (q / standard(q.info)).semidefinite_part()
 
 
 def predicted(networks: Networks, name: str, rest: Gaussian) -> Gaussian:
