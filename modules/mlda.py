@@ -56,7 +56,7 @@ class MLDA:
         strength: what a category adds to its own topic's.
         splits: widths of the senses that lie side by side in the data; none is one sense.
         tokens: scale a row's counts of a sense down to at most so many.
-        points: of the integral over theta, all draws together; none is 131072 / V, between 1024 and 8192.
+        points: of the integral over theta, all draws together; none is 65536 / V, between 1024 and 8192.
 
     Raises:
         GraphError: an option is out of range.
@@ -331,7 +331,7 @@ class MLDA:
         words = counts.shape[-1]
         if not words:
             return torch.zeros(len(kept.log_weights), len(counts), self.components).to(counts), None, None
-        points = self.points or min(8192, max(1024, 131072 // words))
+        points = self.points or min(8192, max(1024, 65536 // words))
         return integrate(counts, kept.words.exp(), bases(self.components, self.topics, self.prior), points, extra)
 
     def _hear(

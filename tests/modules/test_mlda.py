@@ -399,7 +399,7 @@ def test_fractional_counts_are_exponents_of_the_mixed_words():
     base = torch.tensor([[5.5, 0.5], [0.5, 5.5]], dtype=torch.float64)
     phi = torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]], dtype=torch.float64)
     counts = torch.tensor([[0.5, 0.0, 2.25], [3.3, 0.4, 0.0]], dtype=torch.float64)
-    found, _, _ = integrate(counts, phi, base, 4096)
+    found, _, _ = integrate(counts, phi, base, 16384)
     line = (torch.arange(400000, dtype=torch.float64) + 0.5) / 400000
     theta = torch.stack([line, 1 - line], -1)
     density = torch.distributions.Dirichlet(base.unsqueeze(1)).log_prob(theta)  # (K, G)
