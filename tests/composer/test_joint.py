@@ -410,3 +410,12 @@ def test_what_a_peer_reads_as_data_changes_nothing_here():
             assert torch.equal(infer(composer, inbox_of(alone)).messages["shared"].info[row], together.info[row]), (
                 objective
             )
+
+
+@pytest.mark.parametrize("objective", KINDS)
+def test_what_is_said_of_the_shared_latent_is_a_likelihood(objective):
+    """No information without precision: a module that learns a population from it would find it without bound."""
+    composer = build((2, 2, 2), objective=objective, hidden=[4])
+    fit(composer, world(0, 60), epochs=3)
+    told = infer(composer, inbox_of(world(1, 40))).messages["shared"]
+    assert bool((told.info[told.precision == 0] == 0).all()) and bool((told.precision >= 0).all())
