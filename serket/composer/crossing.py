@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serket.composer.gaussian_process import rooted, tune
-from serket.composer.translation import Population, Reading, Target, Translator
+from serket.composer.translation import LEAST, Population, Reading, Target, Translator
 from serket.messages import Gaussian
 from serket.protocol import Progress
 
@@ -138,7 +138,7 @@ class Crossing:
             dims = slice(start, start + len(unread[name]))
             loading[name], start = loadings[dims], dims.stop
             values, vectors = torch.linalg.eigh(second[dims, dims] - (loading[name] @ prior) @ loading[name].T)
-            left_out = (vectors * values.clamp_min(1e-6)) @ vectors.T
+            left_out = (vectors * values.clamp_min(LEAST)) @ vectors.T
             rest[name] = left_out + unread[name]
         return cls(population, translators, loading, rest, prior), curve
 

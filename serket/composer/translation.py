@@ -11,9 +11,10 @@ from torch import Tensor
 from serket.composer.gaussian_process import JITTER, Kernel, Posterior, regress, rooted
 from serket.messages import Gaussian, pooled_moments
 
-__all__ = ["Population", "Reading", "Target", "Translator"]
+__all__ = ["LEAST", "Population", "Reading", "Target", "Translator"]
 
 LEAST_READ = 1 / 3
+LEAST = 1e-4  # of a variance, over that of the population: float32 has to hold both
 PARTS = ("metric", "usual", "points", "weights", "noise", "pull", "precision", "typical")
 
 
@@ -57,12 +58,12 @@ class Population:
             centre = reading.mean.mean(0)
             gap = reading.mean - centre
             second = gap.T @ gap / len(told) + covariance
-            # A dimension that does not vary keeps its scale: pooled_moments says 1.
-            spread = second.diagonal().clamp_min(1e-8).sqrt()
+            # A dimension that hardly varies keeps its scale: shrunk at every step it would vanish.
+            spread = torch.where(second.diagonal() > LEAST, second.diagonal(), 1.0).sqrt()
             population = cls(
                 population.mean + population.scale * centre,
                 population.scale * spread,
-                second / (spread.unsqueeze(1) * spread) + 1e-8 * torch.eye(len(spread)).to(spread),
+                second / (spread.unsqueeze(1) * spread) + LEAST * torch.eye(len(spread)).to(spread),
             )
         return population
 
@@ -170,7 +171,7 @@ class Translator:
         values, vectors = torch.linalg.eigh(inverse @ residual @ inverse.T)
         basis = inverse.T @ vectors
         told = values < 1
-        values = values.clamp_min(1e-6)
+        values = values.clamp_min(LEAST)
         pull = (basis * torch.where(told, 1 / values, 0.0)) @ basis.T
         precision = (basis * torch.where(told, 1 / values - 1, 0.0)) @ basis.T
         return cls(posterior, pull, precision, typical), errors
