@@ -11,7 +11,7 @@ from torch import Tensor
 from serket.composer.anchors import Near
 from serket.messages import Gaussian, pooled_moments
 
-__all__ = ["Reading", "Space", "over_standard", "principal_coordinates"]
+__all__ = ["Reading", "Space", "over_prior", "principal_coordinates"]
 
 FLOOR = 1e-4  # of a variance, as a fraction of the population's
 Reading = tuple[Tensor, Tensor, Tensor]
@@ -52,10 +52,10 @@ class Space:
         return replace(blank, anchors=mean, open=covariance.mean(0), told=told.sqrt().amin().clamp_min(FLOOR))
 
     @classmethod
-    def at(cls, coordinates: Tensor) -> Space:
-        """Return the space of a latent N(0, I) of which the anchors' coordinates are given, ``(N, D)``."""
-        zeros, one = torch.zeros_like(coordinates[0]), torch.ones(()).to(coordinates)
-        return cls(zeros, zeros + 1, coordinates, torch.diag(zeros), one, zeros, zeros)
+    def at(cls, coordinates: Tensor, scale: Tensor) -> Space:
+        """Return the space of a latent N(0, scale^2), from the anchors' coordinates ``(N, D)`` in units of scale."""
+        zeros, one = torch.zeros_like(scale), torch.ones(()).to(scale)
+        return cls(zeros, scale, coordinates, torch.diag(zeros), one, zeros, zeros)
 
     def read(self, message: Gaussian, *, prior_inside: bool) -> Reading:
         """Read q(z): the message itself if it holds a prior (and is proper), else the population times the message.
@@ -135,16 +135,19 @@ class Space:
         )
 
 
-def over_standard(mean: Tensor, covariance: Tensor) -> Gaussian:
-    """Return N(mean, covariance) / N(0, I), with variances of at most 1 so that no precision is negative."""
+def over_prior(mean: Tensor, covariance: Tensor, scale: Tensor) -> Gaussian:
+    """Return N(mean, covariance) / N(0, I), at most as wide in any direction, as a message about scale times that."""
     values, vectors = torch.linalg.eigh(covariance)
     precision = 1 / values.clamp(max=1.0)
     info = (vectors * precision.unsqueeze(-2)) @ (vectors.mT @ mean.unsqueeze(-1))
-    return Gaussian(info.squeeze(-1), (vectors * (precision - 1).unsqueeze(-2)) @ vectors.mT)
+    told = (vectors * (precision - 1).unsqueeze(-2)) @ vectors.mT
+    return Gaussian(info.squeeze(-1) / scale, told / (scale.unsqueeze(1) * scale))
 
 
-def principal_coordinates(points: Tensor, size: int) -> Tensor:
-    """Return the rows' whitened principal components, ``(N, size)``; zeros for those there are too few rows for.
+def principal_coordinates(points: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the rows' principal components in units of their deviations, ``(N, size)``, and those, ``(size,)``.
+
+    Components that there are too few rows for are zero, in units of the last one there is.
 
     Signs are such that the largest loading of a component is positive.
     """
@@ -155,4 +158,8 @@ def principal_coordinates(points: Tensor, size: int) -> Tensor:
     whole = torch.zeros(len(points), size).to(points)
     some = min(size, len(values))
     whole[:, :some] = (left * (kept * sign) * len(points) ** 0.5)[:, :some]
-    return whole
+    scale = values / len(points) ** 0.5
+    least = scale[kept].amin() if bool(kept.any()) else torch.ones(()).to(scale)
+    deviations = least.expand(size).clone()
+    deviations[:some] = torch.where(kept, scale, least)[:some]
+    return whole, deviations

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from serket.composer.anchor_space import Space, over_standard, principal_coordinates
+from serket.composer.anchor_space import Space, over_prior, principal_coordinates
 from serket.composer.anchors import Near, near, spread
 from serket.errors import DataError, MessageError
 from serket.messages import Family, Gaussian, Message
@@ -28,8 +28,9 @@ class Relative:
     sparse, it retrieves and labels with no training (ASIF: Norelli et al. 2023). A view is read as q(z), its marginal
     times its message, in units of the marginal. r is averaged over the views that speak, weighed by how much they tell.
 
-    - ``shared``: N(m, C), no wider in any direction than its prior N(0, I). Anchors have coordinates y, the whitened
-      principal components of all views together; m = sum_i r_i y_i, and C is the mean of two that are as large on
+    - ``shared``: N(m, C), no wider in any direction than its prior, under no other owner N(0, their variances) of the
+      coordinates y. These are the anchors' principal components over all views together, in their own units: distances
+      between kinds stay what they are in the views. m = sum_i r_i y_i, and C is the mean of two that are as large on
       average: the scatter sum_i r_i (y_i - m)(y_i - m)', and the covariance of the errors made for anchors left out.
     - a view: the same with the anchors' z, from the other views and from what is said of ``shared``, read like a view;
       the marginal where nothing is said.
@@ -92,7 +93,7 @@ class Relative:
             if name == "shared":
                 sources = [near_to[view] for view in self.views]
                 told = torch.stack([source.gain > 0 for source in sources]).any(0)
-                said = over_standard(*space.predict(sources)).mask(told)
+                said = over_prior(*space.predict(sources), space.scale).mask(told)
             else:
                 said = space.out_of_units(*space.predict([near_to[other] for other in self.ports if other != name]))
             messages[name] = said.to(given.dtype, given.device)
@@ -139,7 +140,7 @@ class Relative:
         self.anchor_rows = evidence.row_id[rows].clone()
         spaces = {name: Space.of(message, rows) for name, message in messages.items()}
         together = torch.cat([space.anchors for space in spaces.values()], 1)
-        spaces["shared"] = Space.at(principal_coordinates(together, self.ports["shared"].size or 0))
+        spaces["shared"] = Space.at(*principal_coordinates(together, self.ports["shared"].size or 0))
         ones = torch.ones(len(rows)).to(together)
         left_out = {
             name: near(space.anchors, space.anchors, ones, keep=self.keep, power=self.power, itself=False)
@@ -148,6 +149,7 @@ class Relative:
         for name, space in spaces.items():
             others = [left_out[view] for view in self.views if view != name]
             self._spaces[name] = space.measured(others or [left_out["shared"]])
+        self._own()
         error = float(self._spaces["shared"].errors[-1].diagonal().mean())
         if progress:
             progress(1, 1, f"{len(rows)} anchors, left out {error:.3g}")
@@ -163,6 +165,11 @@ class Relative:
         """Take them back."""
         self.anchor_rows = state["anchor_rows"]
         self._spaces = {name: Space(*(state[f"{name}.{part.name}"] for part in fields(Space))) for name in self.ports}
+        self._own()
+
+    def _own(self) -> None:
+        scale = self._spaces["shared"].scale
+        self.own_prior = {"shared": Gaussian(torch.zeros_like(scale), scale.square().reciprocal())}
 
     def _near(self, name: str, message: Gaussian, *, prior_inside: bool) -> Near:
         space = self._fitted()[name].to(message.device)

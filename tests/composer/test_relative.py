@@ -107,13 +107,13 @@ def test_replies_are_weighted_anchors():
             scatter = sum(w * torch.outer(a - mean, a - mean) for w, a in zip(weights[row], space.anchors, strict=True))
             kind = len(sources) - 1
             covariance = (space.stretch[kind] * scatter + space.errors[kind]) / 2 + space.open
+            belief = reply[target]
             if target == "shared":
                 values, vectors = torch.linalg.eigh(covariance)
                 covariance = vectors @ values.clamp(max=1).diag() @ vectors.T
-                belief = reply["shared"] * inbox["shared"]
-            else:
-                mean, belief = space.location + space.scale * mean, reply[target]
-                covariance = space.scale.diag() @ covariance @ space.scale.diag()
+                belief = belief * composer.own_prior["shared"].expand(8)
+            mean = space.location + space.scale * mean
+            covariance = space.scale.diag() @ covariance @ space.scale.diag()
             torch.testing.assert_close(belief.mean()[row], mean, rtol=1e-8, atol=1e-8)
             torch.testing.assert_close(belief.covariance()[row], covariance, rtol=1e-8, atol=1e-8)
 
@@ -213,7 +213,7 @@ def test_what_tells_next_to_nothing_counts_for_nothing():
     """Precision from full to none: the belief at shared goes to its prior, that of a view to its marginal, smoothly."""
     _, told = world(8, 200)
     composer, _ = fitted(build((5, 6), 3), told)
-    inbox = inbox_of([m[:20] for m in told], 3)
+    inbox = inbox_of([m[:20] for m in told], 3) | {"shared": composer.own_prior["shared"].expand(20)}
     gaps = []
     for t in (1.0, 1e-2, 1e-4, 1e-9):
         weak = inbox | {"views[0]": inbox["views[0]"] ** t, "views[1]": inbox["views[1]"].mask(torch.zeros(20) > 0)}
