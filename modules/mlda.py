@@ -206,13 +206,16 @@ class MLDA:
         extra = sum((part for name, part in parts.items() if name != "words"), torch.zeros_like(words))
         for m, name in enumerate(self.senses):
             if name in asked:
-                others = torch.cat([0 * part if m == other else part for other, part in enumerate(each)], -1)
-                _, first, second = self._integrate(others, kept, extra + category.logits)
+                # A variance is a difference of moments: float64, or rounding would tell batches apart.
+                others = torch.cat([0 * part if m == other else part for other, part in enumerate(each)], -1).double()
+                exact = self._fitted(others)
+                _, first, second = self._integrate(others, exact, (extra + category.logits).double())
                 assert first is not None and second is not None
-                phi = kept.words.split(sizes, -1)[m]
+                phi = exact.words.split(sizes, -1)[m]
                 mean = torch.einsum("snz,szv->nv", first, phi.exp())
                 gram = phi.exp() @ phi.exp().mT
-                messages[name] = matched(mean, torch.einsum("snyz,syz->n", second, gram))
+                told = matched(mean, torch.einsum("snyz,syz->n", second, gram))
+                messages[name] = told.to(category.dtype, category.device)
         info = {"monte_carlo_error": error}
         if self.tokens is not None:
             return Reply(messages, info=info)

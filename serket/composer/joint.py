@@ -76,9 +76,14 @@ class JointComposer:
         self.private = int(chosen(objective, "private", private) or 0)
         self.alpha = chosen(objective, "alpha", alpha) or 0.0
         self.samples = int(chosen(objective, "samples", samples) or 1)
-        self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
         self.cost = "exponential in views" if self.spec.rule == "mixture_of_products" else "linear"
         self.weights: dict[str, Tensor] = {}
+
+    @property
+    def own_prior(self) -> Mapping[str, Gaussian]:
+        """N(0, V) of ``shared``: V is 1 where q holds N(0, I), else what mixtures of experts come to, 1 or more."""
+        variance = self.weights.get("prior", torch.ones(self.size))
+        return {"shared": Gaussian(torch.zeros_like(variance), 1 / variance)}
 
     def infer(
         self,
@@ -88,7 +93,7 @@ class JointComposer:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Reply with q(s | views) over N(0, I) towards s, with p(z | s's inbox, other views) towards a view.
+        """Reply with q(s | views) over the prior towards s, with p(z | s's inbox, other views) towards a view.
 
         A view hears the moments of its decoder over cubature points of q(s | others), its private part drawn from
         N(0, I). ``log_evidence`` is a lower bound, by importance samples from q(s | views) (Burda et al. 2016). Where
@@ -99,7 +104,7 @@ class JointComposer:
         views, units = seen(self.names, inbox, networks.weights)
         with torch.no_grad():
             experts, privates = networks.encode(views)
-            told = over_prior(self._posterior(networks, views, experts, views.present))
+            told = self._told(networks, views, experts, views.present)
             messages: dict[str, Message] = {}
             for name in (name for name in self.ports if ports is None or name in ports):
                 if name == "shared":
@@ -107,7 +112,7 @@ class JointComposer:
                     continue
                 others = views.present.clone()
                 others[self.names.index(name)] = False
-                rest = over_prior(self._posterior(networks, views, experts, others))
+                rest = self._told(networks, views, experts, others)
                 messages[name] = predicted(networks, name, above * rest)
             shape = (self.evidence_draws, self.size + self.private * len(self.names))
             noise = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
@@ -179,6 +184,7 @@ class JointComposer:
             decay=decay,
         )
         self.weights = {**fixed, **{name: value.detach() for name, value in learnt.items()}}
+        self.weights["prior"] = self._spread(networks, views)
         return report
 
     def state(self) -> Mapping[str, Tensor]:
@@ -190,8 +196,8 @@ class JointComposer:
         self.weights = dict(state)
 
     def parameters(self) -> Mapping[str, Tensor]:
-        """Return the part of the state that gradients may change: all but the units."""
-        return {n: value for n, value in self._fitted().items() if not n.endswith((".location", ".scale"))}
+        """Return the part of the state that gradients may change: all but the units, and the prior of s."""
+        return {n: value for n, value in self._fitted().items() if not n.endswith((".location", ".scale", "prior"))}
 
     def value(
         self, inbox: Mapping[str, Message], readers: Mapping[str, Reader], *, generator: torch.Generator
@@ -204,6 +210,11 @@ class JointComposer:
     def _value(self, networks: Networks, views: Views, draws: Draws) -> Tensor:
         return self.spec.value(Minibatch(networks, views, draws, self.alpha, self.beta, self.samples))
 
+    def _told(self, networks: Networks, views: Views, experts: Gaussian, chosen: Tensor) -> Gaussian:
+        """Return what a set of views says of s: nothing where it is empty."""
+        q = self._posterior(networks, views, experts, chosen)
+        return over_prior(q, self.own_prior["shared"]).mask(chosen.any(0))
+
     def _posterior(self, networks: Networks, views: Views, experts: Gaussian, chosen: Tensor) -> Gaussian:
         """Return q(s | a set of views), N(0, I) where it is empty."""
         q = combined(self.spec.rule, experts, chosen)
@@ -212,12 +223,27 @@ class JointComposer:
         everything = networks.encode_all(views)
         return (everything * standard(everything.info)).where(chosen.all(0), q)
 
+    def _spread(self, networks: Networks, views: Views) -> Tensor:
+        """Return the variances of the prior of s: second moments of q given one view or all, 1 at least."""
+        found = torch.ones(self.size).to(views.constants)
+        if self.spec.rule == "product_with_prior":
+            return found
+        with torch.no_grad():
+            experts, _ = networks.encode(views)
+            alone = torch.eye(len(self.names), dtype=torch.bool, device=views.present.device)
+            own = [views.present & one.unsqueeze(1) for one in alone]
+            for chosen in (views.present, *own):
+                q = self._posterior(networks, views, experts, chosen)[chosen.any(0)]
+                if len(q.info):
+                    found = torch.maximum(found, (1 / q.precision + (q.info / q.precision).square()).mean(0))
+        return found
+
     def _initial(self, inbox: Mapping[str, Message], generator: torch.Generator) -> dict[str, Tensor]:
         """Fit the units; draw the weights."""
         sizes = {name: self.ports[name].size or 0 for name in self.names}
         like = cast(Gaussian, inbox["shared"]).info
         drawn = Networks.initial(sizes, self.hidden, self.size, self.private, self.spec.joint, like, generator)
-        weights = dict(drawn.weights)
+        weights = dict(drawn.weights) | {"prior": torch.ones(self.size).to(like)}
         for name in self.names:
             location, variance = pooled_moments(cast(Gaussian, inbox[name]))
             weights |= {f"{name}.location": location, f"{name}.scale": variance.sqrt()}

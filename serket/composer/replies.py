@@ -16,12 +16,12 @@ from serket.messages import Gaussian
 __all__ = ["log_evidence", "over_prior", "predicted"]
 
 
-def over_prior(q: Gaussian) -> Gaussian:
-    """Return q / N(0, I); dimensions in which q is wider than N(0, I) say nothing.
+def over_prior(q: Gaussian, prior: Gaussian) -> Gaussian:
+    """Return q / prior; dimensions in which q is wider than the prior say nothing.
 
     To keep their mean, as exp(eta' s), reads better, but is no likelihood: what learns from it above has no bound.
     """
-    return (q / standard(q.info)).semidefinite_part()
+    return (q / prior.to(q.dtype, q.device).expand(len(q.info))).semidefinite_part()
 
 
 def predicted(networks: Networks, name: str, rest: Gaussian) -> Gaussian:

@@ -361,26 +361,28 @@ def test_a_subset_is_inferred_as_its_objective_says():
         def given(views, composer=composer):
             chosen = [m if v in views else m.mask(torch.zeros(6, dtype=torch.bool)) for v, m in enumerate(messages)]
             told = infer(composer, inbox_of(chosen)).messages["shared"]
-            return told * Gaussian.standard((6,), 2, dtype=torch.float64)
+            return told * composer.own_prior["shared"].expand(6)
 
         one, pair = [given([v]) for v in range(3)], given([0, 1])
         standard = Gaussian.standard((6,), 2, dtype=torch.float64)
         if objective in ("jmvae", "telbo", "mvae", "dmvae"):
             wanted = one[0] * one[1] / standard
-        elif all(bool((q.precision > 1).all()) for q in one):  # posteriors, none wider than the prior
+        elif all(bool((q.precision > composer.own_prior["shared"].precision).all()) for q in one):  # none is wider
             product = one[0] * one[1]
             parts = [one[0], one[1]] + [product] * (objective == "mopoe")
             mean = sum(q.mean() for q in parts) / len(parts)
             variance = sum(q.variance() + (q.mean() - mean) ** 2 for q in parts) / len(parts)
-            wanted = (
-                product
-                if objective == "mvtcae"
-                else Gaussian.from_moments(torch.where(variance < 1, mean, 0.0), variance.clamp_max(1.0))
-            )
+            wanted = product if objective == "mvtcae" else Gaussian.from_moments(*_within(composer, mean, variance))
         else:
             continue
         torch.testing.assert_close(pair.mean(), wanted.mean(), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(pair.variance(), wanted.variance(), rtol=1e-9, atol=1e-9)
+
+
+def _within(composer, mean, variance):
+    """Where no wider than the prior, else the prior."""
+    prior = 1 / composer.own_prior["shared"].precision
+    return torch.where(variance < prior, mean, 0.0), torch.minimum(variance, prior.expand_as(variance))
 
 
 def test_subsets_of_a_full_set_differ_from_the_joint_encoder():

@@ -36,7 +36,7 @@ def test_everything_lives_in_serket(wheel):
     assert wheel.name.startswith("serket_perception-") and {t for t in tops if not t.endswith(".dist-info")} == {
         "serket"
     }
-    for name in ("modules/vae.py", "graphs/digits.yaml", "data/digits.npz", "data/digits.md", "py.typed", "cli.py"):
+    for name in ("modules/vae.py", "graphs/digits.yaml", "data/digits.npz", "data/digits.md", "py.typed", "cli/app.py"):
         assert f"serket/{name}" in names
 
 
