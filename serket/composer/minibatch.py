@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from serket.composer.experts import Rule, combined, divergence, log_density, log_mixture, standard
-from serket.composer.latent_vae import Draws, Networks, Views
+from serket.composer.joint.experts import Rule, combined, divergence, log_density, log_mixture, standard
+from serket.composer.joint.latent_vae import Draws, Networks, Views
 from serket.messages import Gaussian
 
 __all__ = ["Importance", "Minibatch"]

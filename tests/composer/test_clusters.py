@@ -7,9 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from serket.composer import Clusters, emissions
-from serket.composer.emissions import Normal
-from serket.composer.expectation import Rules, begun, climb, look_of
+from serket.composer import Clusters
+from serket.composer.clusters import emissions
+from serket.composer.clusters.emissions import Normal
+from serket.composer.clusters.expectation import Rules, begun, climb, look_of
 from serket.engine import run
 from serket.errors import DataError, GraphError, MessageError, ShapeError, StateError
 from serket.graph import load_graph

@@ -6,9 +6,10 @@ import pytest
 import sklearn.decomposition
 import torch
 
-from serket.composer import Coordinated, coordinated
-from serket.composer.closeness import Code, kl
-from serket.composer.coordination import Autoencoder
+from serket.composer import Coordinated
+from serket.composer.coordinated import composer as coordinated
+from serket.composer.coordinated.closeness import Code, kl
+from serket.composer.coordinated.coordination import Autoencoder
 from serket.errors import DataError, GraphError, MessageError
 from serket.graph import load_graph
 from serket.messages import Family, Gaussian

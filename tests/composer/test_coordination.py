@@ -10,12 +10,12 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from serket.composer.canonical import directions, one_factor
-from serket.composer.closeness import Code, contrastive, kl, wasserstein
-from serket.composer.coordination import Autoencoder, terms
-from serket.composer.geometric_pool import pooled, potential
-from serket.composer.soft_layers import SoftLayers
-from serket.composer.translators import refined, residual_covariance
+from serket.composer.coordinated.canonical import directions, one_factor
+from serket.composer.coordinated.closeness import Code, contrastive, kl, wasserstein
+from serket.composer.coordinated.coordination import Autoencoder, terms
+from serket.composer.coordinated.geometric_pool import pooled, potential
+from serket.composer.coordinated.soft_layers import SoftLayers
+from serket.composer.coordinated.translators import refined, residual_covariance
 from serket.messages import Gaussian
 from tests.composer.problems import generator, random
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from serket.composer.experts import log_density
-from serket.composer.latent_vae import NOISE_FLOOR, Draws, Networks, Views
+from serket.composer.joint.experts import log_density
+from serket.composer.joint.latent_vae import NOISE_FLOOR, Draws, Networks, Views
+from serket.composer.joint.objectives import OBJECTIVES
 from serket.composer.minibatch import Minibatch
-from serket.composer.objectives import OBJECTIVES
 from serket.composer.readings import features
 from serket.messages import Gaussian
 from tests.composer.problems import generator

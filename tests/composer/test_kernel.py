@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from serket.composer.gaussian_process import Kernel, regress, tune
-from serket.composer.kernel import KernelComposer
+from serket.composer.kernel.composer import KernelComposer
+from serket.composer.kernel.gaussian_process import Kernel, regress, tune
 from serket.errors import DataError
 from serket.messages import Gaussian
 from serket.protocol import Evidence, Port, Role

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from serket.composer import NamingGame, naming_game, symbols
-from serket.composer.symbols import Agent, play, unanimous
+from serket.composer import NamingGame
+from serket.composer.naming_game import composer as naming_game
+from serket.composer.naming_game import symbols
+from serket.composer.naming_game.symbols import Agent, play, unanimous
 from serket.engine import run
 from serket.errors import GraphError, MessageError, ShapeError
 from serket.graph import load_graph

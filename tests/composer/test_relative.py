@@ -7,7 +7,7 @@ import torch
 
 import serket
 from serket.composer import Relative, retrieve, vote
-from serket.composer.anchors import near
+from serket.composer.relative.anchors import near
 from serket.errors import DataError, ShapeError
 from serket.messages import Family, Gaussian
 from serket.protocol import Evidence, Port, Role

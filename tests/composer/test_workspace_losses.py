@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from serket.composer.workspace_latent import LatentSpace
-from serket.composer.workspace_losses import DEFAULT, Batch, losses_of, weights_of
-from serket.composer.workspace_reading import Reading, Units, read
+from serket.composer.workspace.latent import LatentSpace
+from serket.composer.workspace.losses import DEFAULT, Batch, losses_of, weights_of
+from serket.composer.workspace.reading import Reading, Units, read
 from serket.errors import GraphError
 from serket.messages import Gaussian
 from tests.composer.problems import generator, random

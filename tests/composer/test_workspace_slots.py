@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from serket.composer.workspace_slots import SlotSpace, attention
-from serket.composer.workspace_time import Scene, faded, remembered
+from serket.composer.workspace.slots import SlotSpace, attention
+from serket.composer.workspace.time import Scene, faded, remembered
 from tests.composer.problems import generator, random
 from tests.composer.test_workspace_losses import readings
 

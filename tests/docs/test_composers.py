@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from serket.composer.joint import Name
+from serket.composer.joint.composer import Name
 from serket.graph import parse_graph
 from serket.graph.check import check
 from serket.protocol import traits

@@ -1,0 +1,1 @@
+"""One discrete concept behind latents, counts and categories."""

@@ -1,0 +1,1 @@
+"""An encoder per view into one space, made to agree."""

@@ -1,0 +1,1 @@
+"""A small VAE over the latents of other modules."""

@@ -1,0 +1,1 @@
+"""Views meet in what their readings are similar to."""

@@ -1,0 +1,1 @@
+"""A workspace: one state that views write into and are told of."""
