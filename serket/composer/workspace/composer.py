@@ -101,7 +101,7 @@ class Workspace:
     @property
     def cost(self) -> str:
         """Slots are written anew for every view that is left out; a fit translates every view into every other."""
-        return "quadratic in views (slots)" if isinstance(self.space, SlotSpace) else "linear; fitted in views squared"
+        return "quadratic in views (slots)" if isinstance(self.space, SlotSpace) else "linear, fitted in views squared"
 
     def infer(
         self,
