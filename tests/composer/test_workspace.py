@@ -220,7 +220,9 @@ def test_the_plate_is_that_of_the_options():
     still = serket.graph.parse_graph(GRAPH.format(options="slots: 2"))
     moving = serket.graph.parse_graph(GRAPH.format(options="slots: 2, memory: true"))
     assert not still.nodes["stage"].couples_rows and moving.nodes["stage"].couples_rows
-    assert "quadratic" in Workspace(ports(), slots=2).cost and Workspace(ports()).cost == "linear, fitted in views squared"
+    assert (
+        "quadratic" in Workspace(ports(), slots=2).cost and Workspace(ports()).cost == "linear, fitted in views squared"
+    )
 
 
 def test_a_refit_goes_on_from_where_it_stands():
