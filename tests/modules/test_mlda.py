@@ -277,14 +277,16 @@ def calibration(replications, draws=49, thin=4, rows=6, per_row=6):
     phi, standing = prior_draw(replications, rows, per_row, g)
     names = ["phi log", "fit", "table fit", "bias"]
     goal = functions(*truth, corpus, heard)
-    ranks = torch.zeros(replications, len(names))
+    ranks, equal = torch.zeros(replications, len(names)), torch.zeros(replications, len(names))
     for sweep in range(60 + draws * thin):
         phi, standing = step(corpus, standing, heard, g)
         if sweep >= 60 and (sweep - 60) % thin == 0:
             now = functions(phi, standing, corpus, heard)
             for index, name in enumerate(names):
-                tie = torch.rand(replications, generator=g) < 0.5
-                ranks[:, index] += ((now[name] < goal[name]) | ((now[name] == goal[name]) & tie)).float()
+                ranks[:, index] += (now[name] < goal[name]).float()
+                equal[:, index] += (now[name] == goal[name]).float()
+    # Among equals the truth is as likely at any place: one coin for all of them, not one each.
+    ranks = ranks + (torch.rand(ranks.shape, generator=g) * (equal + 1)).floor()
     return uniform_p(ranks, draws, bins=10)
 
 

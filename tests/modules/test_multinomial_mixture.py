@@ -239,16 +239,17 @@ def calibration(replications, draws=99, thin=3, rows=8):
     profiles, at = prior_draw(replications, rows, g)
     names = ["phi log", "together", "fit", "table fit", "bias"]
     goal = functions(truth, labels, heard)
-    ranks = torch.zeros(replications, len(names))
+    ranks, equal = torch.zeros(replications, len(names)), torch.zeros(replications, len(names))
     for step in range(60 + draws * thin):
         profiles, at, _ = multinomial.sweep(profiles, heard, PRIOR, g)
         if step >= 60 and (step - 60) % thin == 0:
             now = functions(profiles, at, heard)
             for index, name in enumerate(names):
-                tie = torch.rand(replications, generator=g) < 0.5
-                ranks[:, index] += ((now[name] < goal[name]) | ((now[name] == goal[name]) & tie)).float()
-    keep = [index for index, name in enumerate(names) if name != "together"]  # ties are half of the ranks there
-    return uniform_p(ranks[:, keep], draws)
+                ranks[:, index] += (now[name] < goal[name]).float()
+                equal[:, index] += (now[name] == goal[name]).float()
+    # Among equals the truth is as likely at any place: one coin for all of them, not one each.
+    ranks = ranks + (torch.rand(ranks.shape, generator=g) * (equal + 1)).floor()
+    return uniform_p(ranks, draws)
 
 
 def test_ranks_of_the_truth_are_uniform():

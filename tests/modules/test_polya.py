@@ -97,12 +97,14 @@ def calibration(replications, draws=49, thin=4, burn=60):
 
     goal = seen(*truth)
     profiles, labels = prior_draw(replications, 6, g)
-    ranks = torch.zeros(goal.shape)
+    less, equal = torch.zeros(goal.shape), torch.zeros(goal.shape)
     for step in range(burn + draws * thin):
         profiles, labels, _ = polya.sweep(profiles, heard, bursts, PRIOR, g)
         if step >= burn and (step - burn) % thin == 0:
             now = seen(profiles, labels)
-            ranks += ((now < goal) | ((now == goal) & (torch.rand(goal.shape, generator=g) < 0.5))).float()
+            less, equal = less + (now < goal), equal + (now == goal)
+    # Among equals the truth is as likely at any place: one coin for all of them, not one each.
+    ranks = less + (torch.rand(goal.shape, generator=g) * (equal + 1)).floor()
     return uniform_p(ranks, draws, bins=10)
 
 
@@ -112,7 +114,7 @@ def test_ranks_of_the_truth_are_uniform():
 
 @pytest.mark.stat
 def test_ranks_of_the_truth_are_uniform_long():
-    assert calibration(1000, thin=10, burn=200) > 0.001
+    assert calibration(1000, thin=60, burn=1500) > 0.001
 
 
 def prior_dropped(patch):
