@@ -14,6 +14,7 @@ from serket.messages import FAMILIES, Family, Message
 
 __all__ = [
     "Bound",
+    "Embeds",
     "Evidence",
     "Filters",
     "FitReport",
@@ -292,6 +293,23 @@ class Filters(Module, Protocol):
 
     def updated(self, predicted: Any, inbox: Mapping[str, Message]) -> Any:
         """Take in what this row's readings say of the variable."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Module, Protocol):
+    """A module that reads its data through something frozen: ``infer`` and ``fit`` are given what ``embed`` returns.
+
+    So whoever gathers evidence embeds each row once, and may keep what it got: row by row the same input gives the
+    same output, whatever else is in the batch.
+    """
+
+    def embed(self, values: Tensor) -> Tensor:
+        """Return the embeddings of rows of raw data, ``(rows, ...)`` to ``(rows, E)``; rows it cannot read are NaN."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights and of all else that the embeddings depend on, in hexadecimal."""
         ...
 
 
