@@ -271,18 +271,20 @@ def test_an_absent_view_is_really_absent(kind):
 # Optima: encoders free, decoders true, data averaged exactly.
 
 
-def data():
+def data(private=False):
     """Points whose first and second moments are those of x: sums of quadratics over them are expectations."""
     a = torch.tensor(LOADINGS, dtype=torch.float64)
-    covariance = a.outer(a) + torch.tensor([1 / total(view) for view in range(3)], dtype=torch.float64).diag()
+    own = [private * PRIVATE[view] ** 2 + 1 / total(view) for view in range(3)]
+    covariance = a.outer(a) + torch.tensor(own, dtype=torch.float64).diag()
     root = torch.linalg.cholesky(covariance)
     return 3**0.5 * torch.cat([root.T, -root.T])
 
 
 def optimum(kind, views=3, nodes=None, **settings):
     """Climb to the best encoders from plain ones; return per view and for the joint encoder (c, p)."""
-    seen = views_of(data()[:, :views])
-    nets = networks(EXPERTS[:views], (*JOINT[:views], 2.0), None, views)
+    private = OWN[:views] if kind == "mmvae_plus" else None
+    seen = views_of(data(private is not None)[:, :views])
+    nets = networks(EXPERTS[:views], (*JOINT[:views], 2.0), private, views)
     learnt = [name for name in nets.weights if "encoder" in name]
     leaves = [nets.weights[name].requires_grad_() for name in learnt]
     descent = torch.optim.LBFGS(leaves, max_iter=300, tolerance_grad=1e-11, tolerance_change=0,
@@ -329,6 +331,16 @@ def test_with_one_view_the_optimum_is_the_posterior(kind):
         assert (slopes[0], precision) == pytest.approx(exact(0), abs=2e-4)
 
 
+def test_with_one_view_the_optimum_of_mmvae_plus_is_the_mean_field_posterior():
+    """q(s) q(w) cannot say that s and w explain each other away: the mean is right, the precision 1 + a^2 T, too sure."""
+    (info, precision), _ = optimum("mmvae_plus", 1, nodes=(2, 2, 2))
+    a, b, t = LOADINGS[0], PRIVATE[0], total(0)
+    assert precision == pytest.approx(1 + a**2 * t, abs=2e-4)
+    assert info / precision == pytest.approx(a / (a**2 + b**2 + 1 / t), abs=2e-4)
+    marginal = 1 + a**2 / (b**2 + 1 / t)
+    assert precision > 1.2 * marginal
+
+
 @pytest.mark.parametrize("kind", ["telbo", "mvae", "jmvae"])
 def test_the_optimum_is_the_posterior_of_every_subset(kind):
     """Every unimodal encoder is the true potential, so that products of them are right; of jmvae as alpha falls to 0."""
@@ -358,6 +370,8 @@ BIASES = {
     # An expert has to reconstruct what it does not see, and is rewarded for certainty: all are too sure.
     "mopoe": lambda one, joint: all(p > 1.3 * true for p, true in zip(one, TRUE, strict=True)),
     "mmvae": lambda one, joint: all(p > 1.5 * WHOLE for p in one),
+    # What it is to reconstruct without a private part is blurred, and pulls less; still the same.
+    "mmvae_plus": lambda one, joint: all(p > 1.5 * WHOLE for p in one),
     # All views end up about as sure as the best one.
     "mmjsd": lambda one, joint: max(one) < 1.1 * min(one) and min(one) > 0.9 * max(TRUE),
     # The product of such experts counts them again.
@@ -367,7 +381,8 @@ BIASES = {
 
 @pytest.mark.parametrize("kind", BIASES)
 def test_the_known_bias_of_the_others(kind):
-    found, (_, joint) = optimum(kind, alpha={"jmvae": 1.0, "mvtcae": 0.9}.get(kind, 0.0))
+    nodes = (20,) + (2,) * 6 if kind == "mmvae_plus" else None
+    found, (_, joint) = optimum(kind, nodes=nodes, alpha={"jmvae": 1.0, "mvtcae": 0.9}.get(kind, 0.0))
     assert BIASES[kind]([p for _, p in found], joint), (found, joint)
 
 
