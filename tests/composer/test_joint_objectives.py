@@ -333,7 +333,7 @@ def test_with_one_view_the_optimum_is_the_posterior(kind):
 
 def test_with_one_view_the_optimum_of_mmvae_plus_is_the_mean_field_posterior():
     """q(s) q(w) cannot say that s and w explain each other away: the mean is right, the precision 1 + a^2 T, too sure."""
-    (info, precision), _ = optimum("mmvae_plus", 1, nodes=(2, 2, 2))
+    ((info, precision),), _ = optimum("mmvae_plus", 1, nodes=(2, 2, 2))
     a, b, t = LOADINGS[0], PRIVATE[0], total(0)
     assert precision == pytest.approx(1 + a**2 * t, abs=2e-4)
     assert info / precision == pytest.approx(a / (a**2 + b**2 + 1 / t), abs=2e-4)
