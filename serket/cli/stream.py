@@ -34,19 +34,32 @@ if TYPE_CHECKING:
     from serket.stream.play import Sink
 
 LAST = "stream/last.json"
+LIVE = "ros2"
 
 HzOpt = Annotated[float | None, typer.Option("--hz", min=0.001, help="Rows per second of a source without stamps.")]
+TopicOpt = Annotated[
+    list[str] | None,
+    typer.Option("--topic", metavar="KEY=/NAME", help="The ROS 2 topic of a sensor; else the graph's."),
+]
 SequenceOpt = Annotated[int | None, typer.Option("--sequence", help="Only this sequence of the source.")]
 
 
 def stream(
     run: RunArg,
-    source: Annotated[str, typer.Option("--source", help="A ROS 2 bag, an .npz recording, or the name of a data set.")],
+    source: Annotated[
+        str,
+        typer.Option("--source", help="A ROS 2 bag, an .npz recording, a data set, or ros2: live topics."),
+    ],
+    topic: TopicOpt = None,
     sink: Annotated[
         Path | None,
-        typer.Option("--sink", help="Beliefs and health: a file x.jsonl, a line per set, or else a new ROS 2 bag."),
+        typer.Option("--sink", help="Beliefs and health: x.jsonl, a line per set; ros2; or else a new ROS 2 bag."),
     ] = None,
     rate: Annotated[str, typer.Option("--rate", help="1.0: as it was received; max: as fast as can be.")] = "max",
+    wait: Annotated[float, typer.Option("--wait", min=0.0, help="Live: seconds to wait for who publishes.")] = 10.0,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.0, help="Live: end after so many; else by Ctrl-C.")
+    ] = None,
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
     seed: SeedOpt = None,
@@ -59,9 +72,11 @@ def stream(
     plug(plugin)
     model = model_of(run, device, seed)
     speed = _rate(rate)
-    told = {"source": _lasting(source), "hz": hz, "sequence": sequence}
-    _play(run, model, told, sink, speed, quiet, as_json)
-    if Path(run).is_dir():
+    told = {"source": _lasting(source), "hz": hz, "sequence": sequence, "topics": topic or []}
+    if source == LIVE and speed is not None:
+        raise DataError("a live stream has a pace of its own", where="--rate", found=rate, fix="leave --rate out")
+    _play(run, model, told, sink, speed, quiet, as_json, wait=wait, seconds=seconds)
+    if Path(run).is_dir() and source != LIVE:
         from serket.store import update_file
 
         update_file(run, LAST, json.dumps(told).encode())
@@ -97,25 +112,46 @@ def replay(
 
 
 def _play(
-    run: str, model: Model, told: dict[str, Any], out: Path | None, rate: float | None, quiet: bool, as_json: bool
+    run: str,
+    model: Model,
+    told: dict[str, Any],
+    out: Path | None,
+    rate: float | None,
+    quiet: bool,
+    as_json: bool,
+    *,
+    wait: float = 0.0,
+    seconds: float | None = None,
 ) -> None:
+    from serket.cli.live import awaited, opened, stopping
     from serket.stream import measured, open_stream
     from serket.stream.account import Account
-    from serket.stream.play import play
+    from serket.stream.play import follow, play
     from serket.stream.timeline import Timeline
     from serket.stream.view import View
 
-    pipeline = open_stream(model, service=None if rate is None else measured)
-    observations = _observations(model, pipeline.entry, told)
+    live, silent = told["source"] == LIVE, quiet or as_json
+    pipeline = open_stream(model, service=measured if live or rate is not None else None)
+    topics = _topics(model, pipeline.entry, told.get("topics") or [])
     account, timeline = Account(), Timeline(list(pipeline.counts))
     sinks: list[Sink] = [account, timeline]
     with ExitStack() as stack:
+        node = None
+        if live or str(out) == LIVE:
+            published = model.graph.variables if str(out) == LIVE else ()
+            node = stack.enter_context(opened(topics if live else {}, pipeline.entry, published, silent))
         if out is not None:
-            sinks.append(_sink(out, stack))
-        if not (quiet or as_json):
+            sinks.append(node if node is not None and str(out) == LIVE else _sink(out, stack))
+        if live and node is not None:
+            stack.enter_context(stopping(node))
+            awaited(node, wait, silent)
+        if not silent:
             sinks.append(stack.enter_context(View(pipeline, err)))
         try:
-            play(pipeline, observations, sinks, rate=rate)
+            if live and node is not None:
+                follow(pipeline, node.events(seconds), sinks, lost=node.mailbox.lost)
+            else:
+                play(pipeline, _observations(model, topics, told), sinks, rate=rate)
         except KeyboardInterrupt:
             err.print("interrupted: what follows is what was seen until then", markup=False)
     summary = account.summary(pipeline)
@@ -129,17 +165,25 @@ def _play(
     elif not quiet:
         _show(summary)
         for path in (out, picture):
-            if path is not None:
+            if path is not None and str(path) != LIVE:
                 show_text(f"written to {near(path)}")
 
 
-def _observations(model: Model, entry: StreamEntry, told: dict[str, Any]) -> Iterator[Observation]:
+def _topics(model: Model, entry: StreamEntry, pairs: list[str]) -> dict[str, str]:
+    """Return the topic of each sensor: as told, as the graph has it, or else its key."""
+    from serket.stream.node import sensors_of
+
+    topics = {key: entry.sensor(key).topic or key for key in model.keys}
+    return topics | sensors_of(pairs, topics)
+
+
+def _observations(model: Model, topics: dict[str, str], told: dict[str, Any]) -> Iterator[Observation]:
     """Open a source: a ROS 2 bag, or arrays."""
     from serket.stream import from_arrays
     from serket.stream.bags import from_bag, is_bag
 
     if is_bag(told["source"]):
-        return from_bag(told["source"], {key: entry.sensor(key).topic or key for key in model.keys})
+        return from_bag(told["source"], topics)
     options = {"hz": told["hz"], "sequence": told["sequence"], "near": model.graph.folder}
     return from_arrays(told["source"], model.keys, **options)
 

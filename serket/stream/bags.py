@@ -7,18 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from serket.errors import DataError, suggestion
-from serket.messages import Categorical, Gaussian, Message, projected
-from serket.stream.health import Level
 from serket.stream.observation import Observation
 from serket.stream.output import Output
+from serket.stream.publish import messages_of
 from serket.stream.ros import decoded, stamp_of, typestore
 
 __all__ = ["BagSink", "from_bag", "is_bag"]
-
-LEVELS = {Level.OK: 0, Level.DEGRADED: 1, Level.ERROR: 2}  # diagnostic_msgs/DiagnosticStatus
 
 
 def is_bag(path: str | Path) -> bool:
@@ -87,11 +82,7 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
 
 
 class BagSink:
-    """Writes beliefs and health into a new bag, stamped with the time of their set.
-
-    ``/serket/VARIABLE``: ``std_msgs/Float64MultiArray``, of a category its probabilities (dimension ``probabilities``),
-    of a Gaussian its mean, then its covariance row by row (dimensions ``mean`` and ``covariance``).
-    ``/serket/health``: ``diagnostic_msgs/DiagnosticArray``, a status with the reasons, who was present, and conflict.
+    """Writes beliefs and health into a new bag, as :func:`serket.stream.publish.messages_of` has them.
 
     Raises:
         DataError: something stands where the bag should.
@@ -120,53 +111,14 @@ class BagSink:
 
     def put(self, output: Output) -> None:
         """Write one output."""
-        for name, belief in output.inference.beliefs.items():
-            self._write(f"/serket/{name}", belief_message(belief, self._store), output.emitted_ns)
-        self._write("/serket/health", health_message(output, self._store), output.emitted_ns)
+        for topic, message in messages_of(output, self._store):
+            self._write(topic, message, output.emitted_ns)
 
     def _write(self, topic: str, message: Any, moment: int) -> None:
         kind = message.__msgtype__
         if topic not in self._topics:
             self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
         self._writer.write(self._topics[topic], moment, self._store.serialize_cdr(message, kind))
-
-
-def belief_message(belief: Message, store: Any) -> Any:
-    """Return a belief as a ``std_msgs/Float64MultiArray``."""
-    belief = projected(belief)
-    if isinstance(belief, Gaussian):
-        parts = {"mean": belief.mean()[0], "covariance": belief.covariance()[0].flatten()}
-    elif isinstance(belief, Categorical):
-        parts = {"probabilities": belief.probs[0]}
-    else:
-        parts = {"mean": belief.mean()[0]}
-    arrays = {name: part.double().numpy(force=True) for name, part in parts.items()}
-    types = store.types
-    dims = [
-        types["std_msgs/msg/MultiArrayDimension"](label=name, size=part.size, stride=part.size)
-        for name, part in arrays.items()
-    ]
-    layout = types["std_msgs/msg/MultiArrayLayout"](dim=dims, data_offset=0)
-    return types["std_msgs/msg/Float64MultiArray"](layout=layout, data=np.concatenate(list(arrays.values())))
-
-
-def health_message(output: Output, store: Any) -> Any:
-    """Return the health of an output as a ``diagnostic_msgs/DiagnosticArray``."""
-    types = store.types
-    pair = types["diagnostic_msgs/msg/KeyValue"]
-    values = [
-        pair(key="present", value=",".join(output.present)),
-        pair(key="conflict", value=f"{output.inference.conflict:.6g}"),
-        *(pair(key=f"age_ms.{name}", value=f"{age / 1e6:.3f}") for name, age in output.age_ns.items()),
-    ]
-    text = "; ".join(output.reasons) or "OK"
-    status = types["diagnostic_msgs/msg/DiagnosticStatus"](
-        level=LEVELS[output.level], name="serket", message=text, hardware_id="", values=values
-    )
-    seconds, rest = divmod(output.time_ns, 1_000_000_000)
-    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=rest)
-    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
-    return types["diagnostic_msgs/msg/DiagnosticArray"](header=header, status=[status])
 
 
 def _told(error: Exception) -> str:

@@ -10,6 +10,7 @@ __all__ = ["Count", "REASONS"]
 REASONS = {
     "duplicate": "the same sensor and stamp came before",
     "out_of_order": "an observation with a later stamp came before, by more than reorder_ms",
+    "unreadable": "its message is not what its own fields say",
     "not_finite": "NaN or infinity in it",
     "shape": "not as many numbers as the module was trained on",
     "clock": "its stamp is off its clock by more than jump_ms",

@@ -109,6 +109,12 @@ class Pipeline:
         self._now = max(self._now, now)
         return outputs
 
+    def lose(self, name: str, reason: str, number: int) -> None:
+        """Count observations of a sensor that got lost on the way here."""
+        self.counts[name].received += number
+        for _ in range(number):
+            self._drop(name, reason)
+
     def close(self) -> list[Output]:
         """Send out all that is held."""
         outputs: list[Output] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.pipeline import Pipeline
 
-__all__ = ["Sink", "play"]
+__all__ = ["Sink", "follow", "play"]
 
 NAP_S = 0.02  # between looks at the clock while nothing is due
 
@@ -44,6 +44,27 @@ def play(
         sleep: waits so many seconds.
         clock: seconds.
     """
+    follow(pipeline, paced(observations, rate, sleep, clock), sinks, heard=heard)
+
+
+def follow(
+    pipeline: Pipeline,
+    events: Iterable[tuple[int, Observation | None]],
+    sinks: Iterable[Sink],
+    *,
+    heard: Callable[[Observation], None] | None = None,
+    lost: Callable[[], Mapping[tuple[str, str], int]] | None = None,
+) -> None:
+    """Run what comes to its end, and send every output to every sink.
+
+    Args:
+        pipeline: from :func:`serket.stream.open_stream`.
+        events: observations by when they were received, and, where None, what time it is.
+        sinks: what takes outputs.
+        heard: called with every observation, to record it.
+        lost: returns how many observations got lost on the way here since it was last asked, by sensor
+            and reason.
+    """
     takers = list(sinks)
 
     def send(outputs: Iterable[Output]) -> None:
@@ -51,7 +72,10 @@ def play(
             for sink in takers:
                 sink.put(output)
 
-    for moment, observation in paced(observations, rate, sleep, clock):
+    for moment, observation in events:
+        if lost is not None:
+            for (name, reason), count in lost().items():
+                pipeline.lose(name, reason, count)
         if observation is None:
             send(pipeline.advance(moment))
             continue
