@@ -41,6 +41,7 @@ TopicOpt = Annotated[
     list[str] | None,
     typer.Option("--topic", metavar="KEY=/NAME", help="The ROS 2 topic of a sensor; else the graph's."),
 ]
+RerunOpt = Annotated[Path | None, typer.Option("--rerun", help="A recording for the Rerun viewer: out.rrd.")]
 SequenceOpt = Annotated[int | None, typer.Option("--sequence", help="Only this sequence of the source.")]
 
 
@@ -60,6 +61,7 @@ def stream(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.0, help="Live: end after so many; else by Ctrl-C.")
     ] = None,
+    rerun: RerunOpt = None,
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
     seed: SeedOpt = None,
@@ -75,7 +77,7 @@ def stream(
     told = {"source": _lasting(source), "hz": hz, "sequence": sequence, "topics": topic or []}
     if source == LIVE and speed is not None:
         raise DataError("a live stream has a pace of its own", where="--rate", found=rate, fix="leave --rate out")
-    _play(run, model, told, sink, speed, quiet, as_json, wait=wait, seconds=seconds)
+    _play(run, model, told, sink, speed, quiet, as_json, rerun=rerun, wait=wait, seconds=seconds)
     if Path(run).is_dir() and source != LIVE:
         from serket.store import update_file
 
@@ -120,6 +122,7 @@ def _play(
     quiet: bool,
     as_json: bool,
     *,
+    rerun: Path | None = None,
     wait: float = 0.0,
     seconds: float | None = None,
 ) -> None:
@@ -127,6 +130,7 @@ def _play(
     from serket.stream import measured, open_stream
     from serket.stream.account import Account
     from serket.stream.play import follow, play
+    from serket.stream.scene import Scene
     from serket.stream.timeline import Timeline
     from serket.stream.view import View
 
@@ -145,13 +149,17 @@ def _play(
         if live and node is not None:
             stack.enter_context(stopping(node))
             awaited(node, wait, silent)
+        scene = None if rerun is None else stack.enter_context(Scene(rerun, pipeline))
+        if scene is not None:
+            sinks.append(scene)
+        heard = None if scene is None else scene.heard
         if not silent:
             sinks.append(stack.enter_context(View(pipeline, err)))
         try:
             if live and node is not None:
-                follow(pipeline, node.events(seconds), sinks, lost=node.mailbox.lost)
+                follow(pipeline, node.events(seconds), sinks, heard=heard, lost=node.mailbox.lost)
             else:
-                play(pipeline, _observations(model, topics, told), sinks, rate=rate)
+                play(pipeline, _observations(model, topics, told), sinks, rate=rate, heard=heard)
         except KeyboardInterrupt:
             err.print("interrupted: what follows is what was seen until then", markup=False)
     summary = account.summary(pipeline)
@@ -164,7 +172,7 @@ def _play(
         show_json(summary)
     elif not quiet:
         _show(summary)
-        for path in (out, picture):
+        for path in (out, rerun, picture):
             if path is not None and str(path) != LIVE:
                 show_text(f"written to {near(path)}")
 

@@ -11,7 +11,7 @@ from serket.errors import DataError, suggestion
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import messages_of
-from serket.stream.ros import decoded, stamp_of, typestore
+from serket.stream.ros import shaped, stamp_of, typestore
 
 __all__ = ["BagSink", "from_bag", "is_bag"]
 
@@ -73,10 +73,9 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
                     fix="it was cut short; ros2 bag reindex saves what came before",
                 ) from None
             where = f"{path}: {connection.topic}"
-            stamp = stamp_of(message)
-            yield Observation(
-                wanted[connection.topic], received if stamp is None else stamp, received, decoded(message, where)
-            )
+            stamp, values = stamp_of(message), shaped(message, where)
+            stamp = received if stamp is None else stamp
+            yield Observation.of(wanted[connection.topic], stamp, received, values)
     finally:
         reader.close()
 

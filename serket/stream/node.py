@@ -14,7 +14,7 @@ from serket.stream.mailbox import Mailbox
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import BELIEF, HEALTH, HEALTH_TOPIC, messages_of
-from serket.stream.ros import DECODERS, decoded, stamp_of, typestore
+from serket.stream.ros import DECODERS, shaped, stamp_of, typestore
 from serket.stream.wire import Offer, Wire, open_wire
 
 __all__ = ["Node"]
@@ -168,7 +168,7 @@ class Node:
             received = self.now()
             try:
                 message = self._store.deserialize_cdr(raw, kind)
-                values = decoded(message, topic)
+                values = shaped(message, topic)
             except Exception as error:  # one bad message is counted, and does not end the stream
                 self._note(f"{key}: {error}")
                 self.mailbox.reject(key, "unreadable")
@@ -177,7 +177,7 @@ class Node:
             if stamp is None:
                 self._note(f"{key}: its messages have no stamp; the time of receipt counts")
                 stamp = received
-            self.mailbox.put(Observation(key, stamp, received, values))
+            self.mailbox.put(Observation.of(key, stamp, received, values))
 
         return take
 

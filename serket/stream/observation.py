@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from serket.errors import DataError
 
@@ -20,6 +20,7 @@ class Observation:
         recv_ns: when it was received, by the clock of this machine.
         values: the reading: a vector ``(D,)``.
         clock: the name of the clock that stamped it.
+        shape: what the vector was, if more than a vector: an image of ``(H, W)`` or ``(H, W, C)``.
 
     Raises:
         DataError: a stamp is no whole number: float seconds lose nanoseconds after a few months.
@@ -30,8 +31,14 @@ class Observation:
     recv_ns: int
     values: Any
     clock: str = "host"
+    shape: tuple[int, ...] = ()
     time_ns: int = field(default=0, init=False)
     """The stamp less the sensor's offset: set on arrival."""
+
+    @classmethod
+    def of(cls, sensor: str, stamp_ns: int, recv_ns: int, values: Any) -> Self:
+        """Return the observation of an array in its own shape."""
+        return cls(sensor, stamp_ns, recv_ns, values.reshape(-1), shape=values.shape if values.ndim > 1 else ())
 
     def __post_init__(self) -> None:
         if type(self.stamp_ns) is not int or type(self.recv_ns) is not int:

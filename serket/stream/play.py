@@ -40,7 +40,7 @@ def play(
         observations: in the order of receipt.
         sinks: what takes outputs.
         rate: 1.0 as it was received, 2.0 twice as fast; None is as fast as the machine can, by a virtual clock.
-        heard: called with every observation, to record it.
+        heard: called with every observation when the pipeline has taken it.
         sleep: waits so many seconds.
         clock: seconds.
     """
@@ -61,7 +61,7 @@ def follow(
         pipeline: from :func:`serket.stream.open_stream`.
         events: observations by when they were received, and, where None, what time it is.
         sinks: what takes outputs.
-        heard: called with every observation, to record it.
+        heard: called with every observation when the pipeline has taken it.
         lost: returns how many observations got lost on the way here since it was last asked, by sensor
             and reason.
     """
@@ -79,9 +79,10 @@ def follow(
         if observation is None:
             send(pipeline.advance(moment))
             continue
+        outputs = pipeline.push(observation)
         if heard:
             heard(observation)
-        send(pipeline.push(observation))
+        send(outputs)
     send(pipeline.close())
 
 

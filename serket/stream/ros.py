@@ -14,7 +14,7 @@ from serket.errors import DataError, SerketError
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
-__all__ = ["DECODERS", "decoded", "stamp_of", "typestore"]
+__all__ = ["DECODERS", "decoded", "shaped", "stamp_of", "typestore"]
 
 Array = npt.NDArray[Any]
 PIXELS: Mapping[str, tuple[str, int]] = {
@@ -49,11 +49,16 @@ def typestore() -> Typestore:
 
 
 def decoded(message: Any, where: str) -> Array:
-    """Return a message as a vector of numbers, float32 unless it holds float64.
+    """Return a message as a vector: :func:`shaped`, row by row."""
+    return shaped(message, where).reshape(-1)
 
-    Images row by row, channels last, pixels as they are (whole numbers 0 to 255 or 65535, metres in 32FC1); joints as
-    positions, then velocities, then efforts, as far as given; Imu as orientation (x, y, z, w), angular velocity, linear
-    acceleration; points as x, y, z each; audio as 16-bit samples over 32768.
+
+def shaped(message: Any, where: str) -> Array:
+    """Return a message as numbers, float32 unless it holds float64: an image by rows and columns, all else a vector.
+
+    Images as (rows, columns) or (rows, columns, channels), pixels as they are (whole numbers 0 to 255 or 65535, metres
+    in 32FC1); joints as positions, then velocities, then efforts, as far as given; Imu as orientation (x, y, z, w),
+    angular velocity, linear acceleration; points as x, y, z each; audio as 16-bit samples over 32768.
 
     Raises:
         DataError: no such type can be read, or the message is not what its own fields say.
@@ -94,13 +99,13 @@ def _image(message: Any) -> Array:
     pixels = np.ascontiguousarray(packed).view(dtype).reshape(message.height, message.width, channels)
     if message.encoding.startswith("bgr"):
         pixels = pixels[..., [2, 1, 0, *range(3, channels)]]
-    return pixels.reshape(-1).astype("f4")
+    return (pixels[..., 0] if channels == 1 else pixels).astype("f4")
 
 
 def _compressed(message: Any) -> Array:
     from PIL import Image
 
-    return np.asarray(Image.open(BytesIO(message.data.tobytes()))).reshape(-1).astype("f4")
+    return np.asarray(Image.open(BytesIO(message.data.tobytes()))).astype("f4")
 
 
 def _joints(message: Any) -> Array:

@@ -43,6 +43,7 @@ def from_arrays(
         DataError: no sensor in it, no stamps and no rate, or stamps that are no whole numbers.
     """
     found: list[tuple[str, Array, Array, Array]] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     with opened(source, near) as arrays:
         here = [key for key in keys if key in arrays]
         if not here:
@@ -55,6 +56,7 @@ def from_arrays(
             )
         for key in here:
             values = arrays.read(key)
+            shapes[key] = values.shape[1:] if values.ndim > 2 else ()
             values = values.reshape(len(values), -1)
             if f"{key}_stamp_ns" in arrays:
                 stamps = _stamps(arrays.read(f"{key}_stamp_ns"), f"{arrays.name}: {key}_stamp_ns", len(values))
@@ -85,7 +87,7 @@ def from_arrays(
     for row in np.argsort(order, kind="stable"):
         key, values, stamps, received = found[which[row]]
         at = place[row]
-        yield Observation(key, int(stamps[at]), int(received[at]), values[at])
+        yield Observation(key, int(stamps[at]), int(received[at]), values[at], shape=shapes[key])
 
 
 def record(observations: list[Observation]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from serket.errors import DataError
 from serket.stream import from_arrays, open_stream
 from serket.stream.bags import BagSink, from_bag, is_bag
 from serket.stream.play import play
-from serket.stream.ros import decoded, typestore
+from serket.stream.ros import decoded, shaped, typestore
 from tests.stream.test_session import KEYS, model, recording
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
@@ -162,7 +162,10 @@ DEPTH = np.arange(6, dtype="<u2").reshape(2, 3) * 300
 def test_messages_as_numbers(message, expected):
     raw = STORE.serialize_cdr(message, message.__msgtype__)
     again = STORE.deserialize_cdr(raw, message.__msgtype__)
-    np.testing.assert_allclose(decoded(again, "here"), np.asarray(expected, dtype=float).reshape(-1), rtol=1e-6)
+    told = shaped(again, "here")
+    assert told.shape == np.shape(expected), "an image keeps its shape"
+    np.testing.assert_allclose(told, np.asarray(expected, dtype=float), rtol=1e-6)
+    np.testing.assert_array_equal(decoded(again, "here"), told.reshape(-1))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_large_messages_and_publishers_that_do_not_resend():
         writer.write(sample)
         event = next(one for _, one in node.events(20) if one is not None)
     np.testing.assert_array_equal(event.values.reshape(frame.shape), frame)
-    assert event.stamp_ns == 5
+    assert (event.stamp_ns, event.shape) == (5, frame.shape)
 
 
 def test_what_appears_later_is_heard_from_then_on_and_what_cannot_be_read_is_counted():
