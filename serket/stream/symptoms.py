@@ -52,9 +52,9 @@ class Symptoms:
             last = intake.last_recv
             quiet = now - (self._begun if last is None else last)
             if quiet > self._limit[name]:
-                found[f"{name}.silent"] = (self._grave(name), f"{name}: silent for {quiet / 1e9:.1f} s")
+                found[f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
             elif (idle := now - (intake.last_used or self._begun)) > self._limit[name]:
-                found[f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {idle / 1e9:.1f} s")
+                found[f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
             elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
                 text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
                 found[f"{name}.rate"] = (Level.DEGRADED, text)
@@ -71,3 +71,7 @@ class Symptoms:
 
     def _grave(self, name: str) -> Level:
         return Level.ERROR if self._required[name] else Level.DEGRADED
+
+
+def _span(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e9:.1f} s" if nanoseconds >= 1e9 else f"{nanoseconds / 1e6:.0f} ms"

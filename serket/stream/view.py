@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serket.messages import Categorical, Message, projected
+from serket.stream.counters import Count
 from serket.stream.health import Level
 from serket.stream.output import Output
 from serket.stream.pipeline import Pipeline
@@ -20,6 +21,7 @@ from serket.stream.pipeline import Pipeline
 __all__ = ["View"]
 
 COLOURS = {Level.OK: "green", Level.DEGRADED: "yellow", Level.ERROR: "bold red"}
+COLUMNS = {"sensor": 0, "age": 6, "Hz": 5, "gives": 9, "used": 5, "dropped": 0}  # the least width of numbers
 BAR, MOST_BARS, REFRESH_S = 24, 10, 0.1
 
 
@@ -62,21 +64,32 @@ class View:
 
     def _sensors(self, output: Output) -> Table:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("sensor", "age", "Hz", "gives", "used", "dropped"):
-            table.add_column(name, justify="left" if name in ("sensor", "dropped") else "right")
+        for name, least in COLUMNS.items():  # numbers have their room on 80 columns; names and reasons are cut
+            table.add_column(
+                name,
+                justify="right" if least else "left",
+                no_wrap=True,
+                min_width=least or None,
+                max_width=20 if name == "sensor" else None,
+            )
         for name, count in self.pipeline.counts.items():
-            age, hz = output.age_ns.get(name), self.pipeline.intakes[name].rate_hz()
+            age, hz = output.age_ns.get(name), self._rate(name, output.emitted_ns)
             gives = output.inference.contribution.get(name)
-            told = ", ".join(f"{n} {reason}" for reason, n in count.dropped.items() if n)
             table.add_row(
                 Text(name, "" if name in output.present else "dim"),
                 "-" if age is None else f"{age / 1e6:.0f} ms",
                 "-" if hz is None else f"{hz:.1f}",
                 "-" if gives is None else f"{gives:.1f} nats",
                 str(count.used),
-                Text(told, "yellow"),
+                Text(lost(count), "yellow"),
             )
         return table
+
+    def _rate(self, name: str, now: int) -> float | None:
+        """Return the rate of receipt; None when nothing has come for as long as five readings took."""
+        intake = self.pipeline.intakes[name]
+        hz = intake.rate_hz()
+        return None if not hz or now - (intake.last_recv or 0) > 5e9 / hz else hz
 
     def _belief(self, output: Output) -> Group:
         name = self.watch or watched(output)
@@ -93,6 +106,12 @@ class View:
         return Group(*lines)
 
 
+def lost(count: Count) -> str:
+    """Return how many were dropped, and why, in one short line."""
+    reasons = [f"{n} {reason}" for reason, n in count.dropped.most_common() if n]
+    return ", ".join(reasons) if len(reasons) < 3 else f"{count.dropped.total()}: {reasons[0]}, ..."
+
+
 def watched(output: Output) -> str | None:
     """Return the variable that is shown: the last categorical one, else the last."""
     names = list(output.inference.beliefs)
@@ -103,4 +122,5 @@ def watched(output: Output) -> str | None:
 def _moments(belief: Message) -> str:
     distribution = belief.to_distribution()
     pairs = zip(distribution.mean[0].tolist(), distribution.stddev[0].tolist(), strict=True)
-    return "  ".join(f"{mean:.2f} +- {std:.2f}" for mean, std in list(pairs)[:4])
+    told = [f"{mean:.2f} +- {std:.2f}" for mean, std in pairs]
+    return "  ".join(told[:4]) + (f"  and {len(told) - 4} more" if len(told) > 4 else "")

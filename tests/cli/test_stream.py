@@ -36,6 +36,14 @@ def test_a_stream_then_the_same_again_to_the_byte(run, tmp_path):
     assert serket("evaluate", run, "--quiet").exit_code == 0, "a run with a stream in it is still a run"
 
 
+def test_a_recording_for_rerun(run, tmp_path):
+    out = tmp_path / "out.rrd"
+    done = serket("stream", run, *PLAY, "--rerun", out)
+    assert done.exit_code == 0, done.output
+    assert "out.rrd" in done.output and out.read_bytes()[:4] == b"RRF2"
+    assert "cannot be written" in str(serket("stream", run, *PLAY, "--rerun", tmp_path / "no" / "out.rrd").exception)
+
+
 def test_json_is_the_account(run):
     done = serket("stream", run, *PLAY, "--json")
     told = json.loads(done.stdout)

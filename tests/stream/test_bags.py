@@ -200,6 +200,17 @@ def test_topics_that_are_not_there(tmp_path):
     assert len(list(from_bag(path, TOPICS | {"camera": "/gone"}))) == 3, "one sensor may be missing"
 
 
+def test_a_topic_of_another_type(tmp_path):
+    path = tmp_path / "bag"
+    with rosbag2.Writer(path, version=9) as writer:
+        told = T["std_msgs/msg/String"](data="here")
+        connection = writer.add_connection("/wheel", told.__msgtype__, typestore=STORE)
+        writer.write(connection, 5, STORE.serialize_cdr(told, told.__msgtype__))
+    with pytest.raises(DataError, match="type std_msgs/msg/String cannot be read") as caught:
+        list(from_bag(path, TOPICS))
+    assert f"{path}: /wheel" in str(caught.value)
+
+
 @pytest.mark.parametrize("plugin", list(rosbag2.StoragePlugin), ids=lambda plugin: plugin.name)
 def test_a_truncated_bag(tmp_path, plugin):
     path = bag(tmp_path / "bag", plugin, list(from_arrays(recording(), KEYS)))

@@ -98,7 +98,8 @@ def test_a_sensor_that_dies_stops_nothing(policy):
     first = len(outputs) - len(after) + (1 if policy == "settled" else -1)
     assert set(levels(outputs[:first])) == {Level.OK}
     assert set(levels(outputs[first:])) == {Level.DEGRADED}
-    assert after[1].reasons == ("camera: silent for 0.2 s",)
+    silent = (after[1].emitted_ns - round(149e9 / 30)) / 1e6
+    assert after[1].reasons == (f"camera: silent for {silent:.0f} ms",) and silent > 2000 / 30
     assert max(o.latency_ns for o in outputs) == 100 * MS, "the deadline"
 
 

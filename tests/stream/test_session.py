@@ -11,10 +11,12 @@ from rich.console import Console
 
 import serket
 from serket.data.generate.tracking import tracking
+from serket.engine.inference import Inference
 from serket.errors import DataError, GraphError
 from serket.graph.stream import StreamEntry
 from serket.stream import Observation, from_arrays, measured, open_stream
 from serket.stream.account import Account
+from serket.stream.pipeline import Pipeline
 from serket.stream.play import play
 from serket.stream.sinks import JsonLines
 from serket.stream.sources import record
@@ -128,6 +130,12 @@ def test_stamps_that_cannot_be_read(change, match):
         list(from_arrays(recording() | change, KEYS))
 
 
+def test_images_keep_their_shape():
+    told = next(from_arrays({"camera": np.zeros((2, 3, 4, 3)), "wheel": np.zeros((2, 2))}, KEYS, hz=1.0))
+    assert (told.values.shape, told.shape) == ((36,), (3, 4, 3))
+    assert [one.shape for one in from_arrays({"wheel": np.zeros((1, 2))}, KEYS, hz=1.0)] == [()]
+
+
 def test_a_source_of_other_sensors():
     with pytest.raises(DataError, match="none of the model's sensors") as caught:
         list(from_arrays({"camra": np.zeros((2, 2))}, KEYS))
@@ -197,6 +205,28 @@ def test_the_terminal_shows_sensors_health_and_belief():
     text = console.file.getvalue()
     assert "camera" in text and "1 gate" in text and "OK" in text and "motion" in text
     assert max(map(len, text.splitlines())) < 2000
+
+
+def test_three_sensors_with_long_names_fit_80_columns():
+    names = ["front_camera_rgb_and_depth", "left_gripper_forces", "joints"]
+
+    class Says:
+        state = 0
+
+        def step(self, readings, time_ns, ages_ns):
+            return Inference({}, dict.fromkeys(readings, 1234.5))
+
+    pipeline, outputs = Pipeline(StreamEntry.model_validate({}), dict.fromkeys(names, 2), Says()), []
+    for k in range(90):
+        bad = {1: np.zeros(3), 2: np.full(2, np.nan)}.get(k % 8, np.zeros(2))
+        outputs += pipeline.push(Observation(names[k % 3], (k - k % 7 // 6 * 20) * 10**7, k * 10**7, bad))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(View(pipeline, console).drawn(outputs[-1]))
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if line.startswith((" front_camera_rgb_a", " left_gripper_forces ", " joints "))]
+    assert len(rows) == 3 and max(map(len, lines)) <= 80
+    assert all(str(pipeline.counts[name].used) in row for name, row in zip(names, rows, strict=True))
+    assert all(f"{pipeline.counts[name].dropped.total()}: " in row for name, row in zip(names, rows, strict=True))
 
 
 def test_the_picture_is_drawn():
