@@ -83,7 +83,7 @@ class Node:
         self._stop.set()
 
     def wait(self, seconds: float, waiting: Callable[[float], None] = lambda left: None) -> None:
-        """Wait until every topic is published, and hear them; after ``seconds`` those that are, if any is.
+        """Wait until every topic is published, then hear them; after ``seconds`` those that are, if any is.
 
         Args:
             seconds: how long at most.
@@ -94,13 +94,14 @@ class Node:
         """
         end = time.monotonic() + seconds
         while True:
-            offers = self._discover()
-            missing = [topic for key, topic in self.topics.items() if key not in self._heard]
+            offers = self._offered()
+            missing = [topic for topic in self.topics.values() if topic not in offers]
             left = end - time.monotonic()
             if not missing or left <= 0 or self._stop.is_set():
                 break
             waiting(left)
             self.wire.poll(min(left, LOOK_S))
+        self._hear(offers)  # only now: nobody takes readings while there is one to wait for
         if not self._heard and not self._stop.is_set():
             others = {topic: offer.kind for topic, offer in offers.items() if topic not in OWN}
             raise DataError(
@@ -141,27 +142,29 @@ class Node:
             while not self._stop.is_set():
                 self.wire.poll(LOOK_S)
                 if len(self._heard) < len(self.topics) and time.monotonic() - looked > DISCOVER_S:
-                    self._discover()
+                    self._hear(self._offered())
                     looked = time.monotonic()
         except Exception as error:  # the thread's end is the stream's: who reads the mailbox is told
             self.mailbox.fail(error)
 
-    def _discover(self) -> Mapping[str, Offer]:
+    def _offered(self) -> Mapping[str, Offer]:
+        """Return what others publish; refuse a topic whose messages cannot be read."""
         offers = self.wire.offers()
         for key, topic in self.topics.items():
-            if key in self._heard or topic not in offers:
-                continue
-            offer = offers[topic]
-            if offer.kind not in DECODERS:
+            if topic in offers and offers[topic].kind not in DECODERS:
                 raise DataError(
-                    f"messages of type {offer.kind} cannot be read",
+                    f"messages of type {offers[topic].kind} cannot be read",
                     where=f"{topic}, of sensor '{key}'",
                     available=list(DECODERS),
                     fix="another topic: --topic KEY=/NAME; Float32MultiArray holds any vector",
                 )
-            self._heard.add(key)
-            self.wire.listen(topic, offer, self._taking(key, topic, offer.kind))
         return offers
+
+    def _hear(self, offers: Mapping[str, Offer]) -> None:
+        for key, topic in self.topics.items():
+            if key not in self._heard and topic in offers:
+                self._heard.add(key)
+                self.wire.listen(topic, offers[topic], self._taking(key, topic, offers[topic].kind))
 
     def _taking(self, key: str, topic: str, kind: str) -> Callable[[bytes], None]:
         def take(raw: bytes) -> None:

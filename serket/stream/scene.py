@@ -94,7 +94,9 @@ class Scene:
         values, shape = np.asarray(observation.values), observation.shape
         if len(shape) in (2, 3) and (len(shape) == 2 or shape[2] in (1, 3, 4)) and values.size == np.prod(shape):
             self._images[name] = None
-            self._log(f"sensors/{name}", rr.Image(_pixels(values.reshape(shape))))
+            image = _pixels(values.reshape(shape))
+            grey = image.ndim == 2  # as it is, from its least to its greatest: brightness or depth
+            self._log(f"sensors/{name}", rr.DepthImage(image, colormap="Grayscale") if grey else rr.Image(image))
             return
         lines = self._others[name] = values.size <= MOST_LINES
         if lines:
@@ -149,8 +151,8 @@ class Scene:
             rrb.TimeSeriesView(origin="/", contents=["/health/level", "/present/**"], name="health and presence"),
             rrb.TextLogView(origin="health", name="reasons"),
         ]
-        above: list[Any] = [*seen, *felt, *bars, *([rrb.Tabs(*paths)] if paths else [])]
-        middle: list[Any] = [*over, *([rrb.Tabs(*means)] if means else [])]
+        above: list[Any] = [*seen, *felt, *bars, *([rrb.Tabs(*paths[::-1])] if paths else [])]
+        middle: list[Any] = [*over, *([rrb.Tabs(*means[::-1])] if means else [])]
         return rrb.Blueprint(
             rrb.Vertical(*(rrb.Horizontal(*row) for row in (above, middle, below) if row)),
             rrb.TimePanel(timeline=TIMELINE, state="collapsed", play_state="following"),
@@ -206,7 +208,8 @@ class Scene:
 def _pixels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return colours as bytes, from 0 to 1 or from 0 to 255; one channel as it is."""
     if image.ndim == 2 or image.shape[2] == 1:
-        return image.reshape(image.shape[:2])
+        kept = image.dtype in (np.uint8, np.uint16, np.float32)
+        return image.reshape(image.shape[:2]) if kept else image.reshape(image.shape[:2]).astype("f4")
     if image.dtype != np.uint8:
         image = (image * (255 if np.nanmax(image, initial=0) <= 1 else 1)).clip(0, 255).round()
     pixels: npt.NDArray[Any] = np.nan_to_num(image).astype(np.uint8)

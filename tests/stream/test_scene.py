@@ -93,17 +93,24 @@ def test_images_as_they_were(tmp_path):
     """A reading with the shape of an image is one; a stamp off its clock does not stretch the picture by years."""
     pipeline = open_stream(model())
     grey, colour = np.arange(6, dtype="f4") / 7, np.random.default_rng(0).integers(0, 256, 12)
-    pipeline.push(Observation("wheel", 1, 1, np.zeros(2)))  # its clock stays right
     with Scene(tmp_path / "a.rrd", pipeline) as scene:
-        for stamp, values, shape in [(5, grey, (2, 3)), (6, colour, (2, 2, 3)), (10**18, grey, (2, 3))]:
-            one = Observation("camera", stamp, stamp % 10**9, values, shape=shape)
+        for sensor, stamp, values, shape in [
+            ("wheel", 6, colour, (2, 2, 3)),
+            ("camera", 5, grey, (2, 3)),
+            ("camera", 10**18, grey, (2, 3)),
+        ]:
+            one = Observation(sensor, stamp, stamp % 10**9 + 1, values, shape=shape)
             pipeline.push(one)
             scene.heard(one)
-    times, parts = read(tmp_path / "a.rrd")[0]["/sensors/camera"]
-    assert times == [5, 6]
-    buffers = [bytes(np.asarray(one[0], dtype=np.uint8)) for one in parts["buffer"]]
-    assert buffers == [grey.tobytes(), colour.astype(np.uint8).tobytes()]
-    assert [(f[0]["width"], f[0]["height"]) for f in parts["format"]] == [(3, 2), (2, 2)]
+    found, _ = read(tmp_path / "a.rrd")
+    for sensor, moment, size, content in [
+        ("camera", 5, (3, 2), grey.tobytes()),
+        ("wheel", 6, (2, 2), colour.astype(np.uint8).tobytes()),
+    ]:
+        times, parts = found[f"/sensors/{sensor}"]
+        assert times == [moment]
+        assert bytes(np.asarray(parts["buffer"][0][0], dtype=np.uint8)) == content
+        assert (parts["format"][0][0]["width"], parts["format"][0][0]["height"]) == size
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.5, 1.0], [0, 128, 255], [np.nan, 300, -1]])
