@@ -7,6 +7,7 @@ from serket.engine import Result as Beliefs
 from serket.errors import ConvergenceWarning, SerketError
 from serket.fitting import fit
 from serket.graph import Graph, check, load_graph
+from serket.growth import add, refit, swap
 from serket.imagination import Imagination
 from serket.messages import Categorical, Dirichlet, Family, Gaussian, Message, Particles, Point
 from serket.model import Model, load
@@ -48,6 +49,7 @@ __all__ = [
     "Role",
     "SerketError",
     "Trainable",
+    "add",
     "check",
     "compare",
     "extrinsic",
@@ -55,5 +57,7 @@ __all__ = [
     "hypotheses",
     "load",
     "load_graph",
+    "refit",
     "register",
+    "swap",
 ]

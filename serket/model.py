@@ -45,6 +45,7 @@ class Model:
         widths: numbers in a row of each array it was fitted on, by data key.
         rounds: what was tried in rounds of mutual learning, and what was kept.
         dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
+        changes: what was added, swapped and refitted since (:mod:`serket.growth`), oldest first.
     """
 
     graph: Graph
@@ -57,6 +58,7 @@ class Model:
     dtype: torch.dtype | None = None
     rounds: list[Step] = field(default_factory=list)
     widths: dict[str, int] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{node.name}: {node.type}" for node in self.graph.nodes.values())
@@ -174,6 +176,7 @@ class Model:
             "fit_seconds": self.seconds,
             "widths": self.widths,
             "dtype": str(self.dtype or "").removeprefix("torch."),
+            **({"changes": self.changes} if self.changes else {}),
         }
         return store.write_run(
             directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {}, manifest=manifest, **parts
@@ -254,6 +257,7 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
         data=dict(manifest.get("data", {})),
         dtype=getattr(torch, str(manifest.get("dtype") or "none"), None),
         widths=dict(manifest.get("widths", {})),
+        changes=list(manifest.get("changes", [])),
     )
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Bound",
     "Embeds",
     "Evidence",
+    "Extends",
     "Filters",
     "FitReport",
     "Generative",
@@ -234,6 +235,29 @@ class Trainable(Module, Protocol):
 
 Reader = Callable[[Message], Tensor]
 """From a normalised message to a thawed module, rows ``(k rows,)``, k times over: log p(data | message), nats."""
+
+
+@runtime_checkable
+class Extends(Trainable, Protocol):
+    """A composer that can take a view in, or learn one anew, while all else stays: to the bit, replies included.
+
+    Its state is keyed by port, ``views[2].NAME``, and ``load`` takes one that lacks views: those were never fitted.
+    Where such a view is vacuous, replies and evidence have the bits they have without it.
+    """
+
+    def fit_views(
+        self,
+        views: frozenset[str],
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> FitReport:
+        """Learn what belongs to these ports, from where it stands or from the start; all else as in :meth:`fit`."""
+        ...
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from serket.cli.compare import compare
+from serket.cli.grow import add, refit, swap
 from serket.cli.look import check, draw, modules, schema
 from serket.cli.run import run
 from serket.cli.shared import err
@@ -40,7 +41,9 @@ def options(
     """Connect models trained apart into one probabilistic model."""
 
 
-for command in (run, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema):
+for command in (
+    run, add, swap, refit, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema,
+):  # fmt: skip
     app.command()(command)
 
 

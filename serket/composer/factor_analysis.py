@@ -10,7 +10,7 @@ of the noise are in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from serket.messages import Gaussian
 
-__all__ = ["Reading", "View", "improve", "in_units", "initial", "read"]
+__all__ = ["Reading", "View", "improve", "in_units", "initial", "read", "regressed"]
 
 NOISE_FLOOR = 1e-3
 CHUNK = 4096
@@ -125,13 +125,18 @@ def read(view: View, message: Gaussian) -> Reading:
     )
 
 
-def improve(views: Sequence[View], messages: Sequence[Gaussian], shrinkage: float) -> tuple[list[View], float]:
+def improve(
+    views: Sequence[View], messages: Sequence[Gaussian], shrinkage: float, only: Collection[int] | None = None
+) -> tuple[list[View], float]:
     """Take one EM step over all rows, in chunks, so that memory does not grow with them.
+
+    With ``only`` these views learn and the others stay: a step up log p(their messages | those of the others).
 
     Returns:
         The new parameters, and the mean log evidence per row under the old ones, nats.
     """
-    steps = [(_Collapsed if message.diagonal else _Plain)(view) for view, message in zip(views, messages, strict=True)]
+    learn = range(len(views)) if only is None else only
+    steps = {n: (_Collapsed if messages[n].diagonal else _Plain)(views[n]) for n in learn}
     size, rows = views[0].shared.shape[1], len(messages[0].info)
     total = 0.0
     for chunk in _chunks(rows):
@@ -144,9 +149,35 @@ def improve(views: Sequence[View], messages: Sequence[Gaussian], shrinkage: floa
             belief = belief * reading.message
         total += float((belief.log_z() - base + sum(reading.constant for reading in readings)).sum())
         mean, covariance = belief.mean(), belief.covariance()
-        for step, part, reading in zip(steps, parts, readings, strict=True):
-            step.add(part, reading, *_together(mean, covariance, reading))
-    return [step.solve(shrinkage) for step in steps], total / rows
+        for number, step in steps.items():
+            step.add(parts[number], readings[number], *_together(mean, covariance, readings[number]))
+    return [steps[n].solve(shrinkage) if n in steps else view for n, view in enumerate(views)], total / rows
+
+
+def regressed(
+    message: Gaussian, views: Sequence[View], others: Sequence[Gaussian], private: int, shrinkage: float
+) -> View:
+    """Start one more view: the ridge regression of its posterior means under N(0, I) on the s that the others tell.
+
+    With x = [1, s] and E over p(s | others), in rows where the view and some other speak:
+    [mu, A] = (sum E[z] E[x]') (sum E[x x'] + penalty)^-1; B and Psi as in :func:`initial`.
+    """
+    size, wide = views[0].shared.shape[1], 1 + views[0].shared.shape[1]
+    paired = ~message.is_vacuous() & torch.stack([~other.is_vacuous() for other in others]).any(0)
+    message, others = message[paired], [other[paired] for other in others]
+    target = (message * Gaussian(torch.zeros_like(message.info), torch.ones_like(message.info))).mean()
+    moments, means = target.new_zeros(wide, wide), []
+    for chunk in _chunks(len(target)):
+        belief = Gaussian.standard((len(target[chunk]),), size, dtype=target.dtype, device=target.device).full()
+        for view, other in zip(views, others, strict=True):
+            belief = belief * read(view, other[chunk]).message
+        mean = belief.mean()
+        means.append(torch.cat([torch.ones_like(mean[:, :1]), mean], 1))
+        moments += means[-1].T @ means[-1]
+        moments[1:, 1:] += belief.covariance().sum(0)
+    x = torch.cat(means)
+    c = torch.linalg.solve(moments + _penalty(moments, shrinkage), x.T @ target).T
+    return View(c[:, 0], c[:, 1:], *_rest(target - x @ c.T, private))
 
 
 def initial(messages: Sequence[Gaussian], shared: int, private: int) -> list[View]:
@@ -170,14 +201,17 @@ def initial(messages: Sequence[Gaussian], shared: int, private: int) -> list[Vie
     views = []
     for mean, gap in zip(means, centred, strict=True):
         loading = gap.T @ scores / rows
-        rest = gap - scores @ loading.T
-        covariance = rest.T @ rest / rows
-        values, vectors = torch.linalg.eigh(covariance)
-        values, vectors = values.flip(0)[:private], vectors.flip(1)[:, :private]
-        extra = vectors * values.clamp_min(1e-6).sqrt()
-        noise = (covariance.diagonal() - extra.square().sum(1)).clamp_min(0.02) + 0.02
-        views.append(View(mean, loading, extra, noise))
+        views.append(View(mean, loading, *_rest(gap - scores @ loading.T, private)))
     return views
+
+
+def _rest(residual: Tensor, private: int) -> tuple[Tensor, Tensor]:
+    """Return B, the first principal components of what s leaves ``(rows, D)``, and Psi, what they leave."""
+    covariance = residual.T @ residual / len(residual)
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0)[:private], vectors.flip(1)[:, :private]
+    extra = vectors * values.clamp_min(1e-6).sqrt()
+    return extra, (covariance.diagonal() - extra.square().sum(1)).clamp_min(0.02) + 0.02
 
 
 class _Collapsed:

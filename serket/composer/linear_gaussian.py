@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
 
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from serket.composer.factor_analysis import View, improve, in_units, initial, read
+from serket.composer.factor_analysis import View, improve, in_units, initial, read, regressed
 from serket.errors import DataError, MessageError
 from serket.messages import Family, Gaussian, Message, leave_one_out, pooled_moments
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
@@ -42,7 +42,7 @@ class LinearGaussianComposer:
         self.names = tuple(name for name in ports if name != "shared")
         self.size, self.private = ports["shared"].size or 0, private
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
-        self.views: list[View] = []
+        self.views: dict[str, View] = {}
 
     def infer(
         self,
@@ -59,7 +59,7 @@ class LinearGaussianComposer:
         asked = [name for name in self.ports if ports is None or name in ports]
         given = cast(Gaussian, inbox["shared"])
         above = _as(given, torch.float64).full()
-        views = {name: view.to(above.info) for name, view in zip(self.names, self._fitted(), strict=True)}
+        views = {name: view.to(above.info) for name, view in self._fitted().items()}
         readings = {name: read(view, _as(cast(Gaussian, inbox[name]), torch.float64)) for name, view in views.items()}
         said = [reading.message for reading in readings.values()]
         cavities, belief = leave_one_out(above, said)
@@ -113,40 +113,109 @@ class LinearGaussianComposer:
                 found=str(int(speaks.sum())),
                 fix="check the masks and the row numbers in train",
             )
-        units = [(location, variance.sqrt()) for location, variance in map(pooled_moments, messages)]
-        told = [in_units(message[speaks], *unit) for message, unit in zip(messages, units, strict=True)]
-        messages = [message for message, _ in told]
-        constant = sum(float(each.mean()) for _, each in told)
-        views = [view.to(unit[0]).in_units(*unit) for view, unit in zip(self.views, units, strict=bool(self.views))]
-        views = views or initial(messages, self.size, self.private)
+        messages = [message[speaks] for message in messages]
+        before = [self.views[name] for name in self.names if name in self.views]
+        return self._climb(messages, before if len(before) == len(messages) else [], iterations, shrinkage, progress)
+
+    def fit_views(
+        self,
+        views: frozenset[str],
+        evidence: Evidence,
+        inbox: Mapping[str, Message],
+        *,
+        generator: torch.Generator,
+        owned: frozenset[str] = frozenset(),
+        progress: Progress | None = None,
+        iterations: Annotated[int, Ge(1)] = 6,
+        shrinkage: Annotated[float, Ge(0)] = 1.0,
+    ) -> FitReport:
+        """Fit mu, A, B and Psi of some views by expectation maximisation, while the other views stay to the bit.
+
+        What climbs is log p(their messages | messages of the others), over all rows in which one of them speaks: s
+        keeps its meaning, for only the others gave it one. A view that was never fitted starts from a regression on s.
+
+        Args:
+            views: ports of the views to fit; the others must be fitted.
+            evidence, inbox, generator, owned, progress, iterations, shrinkage: as in :meth:`fit`.
+
+        Raises:
+            DataError: a view speaks with no other one in two rows or more.
+        """
+        messages = {name: _as(cast(Gaussian, inbox[name]), torch.float64) for name in self.names}
+        fixed = [name for name in self.names if name not in views]
+        self._fitted(fixed)
+        told = {name: ~message.is_vacuous() for name, message in messages.items()}
+        others = torch.stack([told[name] for name in fixed]).any(0)
+        for name in sorted(views):
+            if (paired := int((told[name] & others).sum())) < 2:
+                raise DataError(
+                    f"nothing tells how {name} hangs together with the other views",
+                    expected="two rows or more in which it and another view are present",
+                    found=f"{paired} of {int(told[name].sum())} rows",
+                    fix="give rows in which the new sense and an old one are observed together",
+                )
+        rows = torch.stack([told[name] for name in views]).any(0)
+        heard = [messages[name][rows] for name in self.names]
+        start = [self.views.get(name) for name in self.names]
+        return self._climb(heard, start, iterations, shrinkage, progress, only=views)
+
+    def _climb(
+        self,
+        messages: list[Gaussian],
+        start: Sequence[View | None],
+        iterations: int,
+        shrinkage: float,
+        progress: Progress | None,
+        only: frozenset[str] | None = None,
+    ) -> FitReport:
+        """Take EM steps, each learning view in units of its own; those that stay keep the units they have."""
+        learn = [n for n, name in enumerate(self.names) if only is None or name in only]
+        units = {n: (location, variance.sqrt()) for n in learn for location, variance in [pooled_moments(messages[n])]}
+        messages, constant = list(messages), 0.0
+        for n, unit in units.items():
+            messages[n], each = in_units(messages[n], *unit)
+            constant += float(each.mean())
+        if not start:
+            views = initial(messages, self.size, self.private)
+        else:
+            # What stays is held in float64, like all else here, and what is stored is left alone.
+            known = {n: view.to(messages[n].info) for n, view in enumerate(start) if view is not None}
+            known |= {n: known[n].in_units(*unit) for n, unit in units.items() if n in known}
+            fixed = [n for n in known if n not in units]
+            there = [known[n] for n in fixed], [messages[n] for n in fixed]
+            views = [
+                known[n] if n in known else regressed(message, *there, self.private, shrinkage)
+                for n, message in enumerate(messages)
+            ]
         curve: list[float] = []
         for iteration in range(iterations):
-            views, evidence_per_row = improve(views, messages, shrinkage)
-            evidence_per_row += constant
-            curve.append(evidence_per_row)
+            views, evidence_per_row = improve(views, messages, shrinkage, learn)
+            curve.append(evidence_per_row + constant)
             if progress:
-                progress(iteration + 1, iterations, f"log evidence {evidence_per_row:.4g}")
-        self.views = [view.out_of_units(*unit) for view, unit in zip(views, units, strict=True)]
+                progress(iteration + 1, iterations, f"log evidence {curve[-1]:.4g}")
+        self.views = self.views | {self.names[n]: views[n].out_of_units(*unit) for n, unit in units.items()}
         return FitReport(iterations, history={"log_evidence": curve})
 
     def state(self) -> Mapping[str, Tensor]:
         """Return mu, A, B and Psi of every view."""
         parts = ("mean", "shared", "private", "noise")
-        return {
-            f"{n}.{part}": getattr(v, part) for n, v in zip(self.names, self._fitted(), strict=True) for part in parts
-        }
+        return {f"{name}.{part}": getattr(view, part) for name, view in self._fitted().items() for part in parts}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the parameters back."""
+        """Take the parameters back; a view that the state lacks is as one that was never fitted."""
         parts = ("mean", "shared", "private", "noise")
-        self.views = [View(*(state[f"{name}.{part}"] for part in parts)) for name in self.names]
+        there = [name for name in self.names if f"{name}.mean" in state]
+        self.views = {name: View(*(state[f"{name}.{part}"] for part in parts)) for name in there}
 
-    def _fitted(self) -> list[View]:
-        if not self.views:
+    def _fitted(self, names: Sequence[str] | None = None) -> dict[str, View]:
+        """Return the parameters of these views, or of all, in the order of the ports."""
+        names = self.names if names is None else names
+        if missing := [name for name in names if name not in self.views]:
             raise MessageError(
-                "the composer was never fitted", fix="fit the graph, or load a run: serket.load(directory)"
+                "the composer was never fitted" if not self.views else f"{', '.join(missing)} was never fitted",
+                fix="fit the graph, or load a run: serket.load(directory)",
             )
-        return self.views
+        return {name: self.views[name] for name in names}
 
 
 def _downward(view: View, rest: Gaussian) -> Gaussian:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from serket.engine.exchange import Exchange
-from serket.graph.graph import Graph
+from serket.graph.graph import Graph, Node
 from serket.messages import Message, projected
-from serket.protocol import Bound, Evidence, Module, traits
+from serket.protocol import Bound, Evidence, Module, Role, traits
 from serket.rows import seeded
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
     log Z = sum_a log Z_a + sum_i (1 - d_i) log Z_i, where Z_a is a module's evidence under its bare inbox, Z_i the
     integral of the bare belief, d_i the number of factors at variable i; a graph or own prior is a factor whose Z_a is
     Z_i over its own normaliser (Yedidia, Freeman & Weiss 2005, eq. 37). It does not depend on the messages' scale.
+    A sense that is absent and parent of one variable is left out with its edge, log Z_a - log Z_i being 0: the sum has
+    the bits it has in a graph that never had the sense.
 
     Returns:
         The evidence ``(rows,)`` or None, what it is of the true one, and the reason where it is none or an estimate.
     """
     exchange = passing.exchange
-    for name in exchange.modules:
+    absent = {name: rows for name, rows in passing.absent.items() if _is_leaf(graph.nodes[name])}
+    silent = {name for name, rows in absent.items() if len(rows) and bool(rows.all())}
+    for name in (name for name in exchange.modules if name not in silent):
         weights = graph.nodes[name].trust.values()
         if any(weight != 1 for weight in weights):
             return None, "none", f"{name} is trusted with {min(weights):g}: a tempered message has no evidence"
@@ -40,25 +44,38 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
             return None, "none", f"{variable.name} combines its owners by a product, which is not normalised"
     total: Tensor | float = 0.0
     for name, reply in passing.replies.items():
+        if name in silent:
+            continue
         if reply.log_evidence is None or reply.bound == "none":
             note = traits(exchange.modules[name]).note
             return None, "none", f"{name} offers no evidence" + (f": {note}" if note else "")
-        total = total + reply.log_evidence
+        own = reply.log_evidence
+        total = total + (torch.where(absent[name], 0.0, own) if name in absent else own)
     for name, edges in exchange.edges.items():
         if not edges:
             continue
         # A prior that no module holds is a factor of its own, with log Z_a = log Z_i - log Z(prior).
-        total = total - (len(edges) - 1) * exchange.belief(name).log_z()
+        belief = exchange.belief(name).log_z()
+        count = torch.full_like(belief, len(edges) - 1)
+        for rows in (absent[node] for node, _ in edges if node in absent):
+            count = count - rows.to(count)
+        total = total - torch.where(count == 0, 0.0, count * belief)
         if exchange.owners[name].message is not None:
             total = total - exchange.priors[name].log_z()
-    bounds = {reply.bound for reply in passing.replies.values()}
-    assert isinstance(total, Tensor)
+    bounds = {reply.bound for name, reply in passing.replies.items() if name not in silent}
+    if not isinstance(total, Tensor):  # no module but absent senses
+        total = torch.zeros_like(exchange.row_id, dtype=next(iter(exchange.priors.values())).dtype)
     if not passing.tree:
         return total, "estimate", "the graph has a cycle"
     guessed = exchange.projected or any(reply.tilted for reply in passing.replies.values())
     if guessed or "estimate" in bounds or exchange.improper:
         return total, "estimate", "a message is projected or estimated"
     return total, "lower" if "lower" in bounds else "exact", None
+
+
+def _is_leaf(node: Node) -> bool:
+    """Tell whether a module is a sense, parent of one variable: without data it says nothing."""
+    return node.data is not None and [port.role for port in node.ports.values()] == [Role.PARENT]
 
 
 def weigh(

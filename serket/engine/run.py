@@ -30,7 +30,10 @@ OnNoConvergence = Literal["warn", "raise", "ignore"]
 
 @dataclass(slots=True)
 class Passing:
-    """What message passing leaves behind: the messages, the last reply of every module, and how it went."""
+    """What message passing leaves behind: the messages, the last reply of every module, and how it went.
+
+    ``absent`` tells, of modules that read data, the rows in which they have none.
+    """
 
     exchange: Exchange
     replies: dict[str, Reply]
@@ -38,6 +41,7 @@ class Passing:
     iterations: int = 0
     history: list[float] = field(default_factory=list)
     open_rows: Tensor | None = None
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run(
@@ -164,7 +168,8 @@ def pass_messages(
     plan = plan if plan.tree or silent is None else schedule(graph, speaking)
     owners = owners or prior_owners(graph, modules, names)
     exchange = Exchange(graph, modules, owners, row_id=row_id, dtype=dtype, improper=improper)
-    passing = Passing(exchange, {}, plan.tree)
+    absent = {name: ~one.present for name, one in evidence.items() if name in names}
+    passing = Passing(exchange, {}, plan.tree, absent=absent)
     generators = {name: seeded(seed, name, device=row_id.device) for name in modules}
     evidence = {name: replace(evidence.get(name, some.silent()), sequence=some.sequence) for name in modules}
     damping: Tensor | None = None

@@ -21,7 +21,7 @@ from serket.graph.write import dump
 from serket.graph.yaml import Tree, read, tree_of
 from serket.registry import Kind, class_ports, lookup, registered
 
-__all__ = ["load_graph", "parse_graph", "shipped"]
+__all__ = ["graph_of", "load_graph", "parse_graph", "shipped", "text_of"]
 
 
 def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
@@ -34,12 +34,18 @@ def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
         ShapeError: a port and its variable have different sizes.
     """
     if isinstance(source, Mapping):
-        return _graph(tree_of(dict(source), "graph"), "graph", dump(source))
+        return graph_of(tree_of(dict(source), "graph"), "graph", dump(source))
+    text, name, folder = text_of(source)
+    return replace(parse_graph(text, name), folder=folder)
+
+
+def text_of(source: str | Path) -> tuple[str, str, Path | None]:
+    """Return the text of a graph file or of one that ships, what errors call it, and its folder; raises as above."""
     if isinstance(source, str) and source in shipped():
-        return parse_graph(shipped()[source].read_text(encoding="utf-8"), f"serket/graphs/{source}.yaml")
+        return shipped()[source].read_text(encoding="utf-8"), f"serket/graphs/{source}.yaml", None
     path = Path(source)
     try:
-        return replace(parse_graph(path.read_text(encoding="utf-8"), str(path)), folder=path.parent)
+        return path.read_text(encoding="utf-8"), str(path), path.parent
     except FileNotFoundError:
         fix = suggestion(str(source), shipped()) or "check the path"
         raise GraphError(f"there is no graph '{source}'", expected="a path, or the name of a graph that ships",
@@ -62,10 +68,11 @@ def shipped() -> dict[str, Traversable]:
 
 def parse_graph(text: str, name: str = "graph.yaml") -> Graph:
     """Read a graph from YAML text; ``name`` is what errors call it. Raises like :func:`load_graph`."""
-    return _graph(read(text, name), Path(name).stem, text)
+    return graph_of(read(text, name), Path(name).stem, text)
 
 
-def _graph(tree: Tree, name: str, source: str) -> Graph:
+def graph_of(tree: Tree, name: str, source: str) -> Graph:
+    """Read a graph from a tree. Raises like :func:`load_graph`."""
     file = validate(File, tree, "")
     variables = {key: _variable(key, entry, tree.at("variables", key)) for key, entry in file.variables.items()}
     nodes: dict[str, Node] = {}

@@ -123,6 +123,11 @@ class Partial:
             )
         return unpack(data, path)
 
+    def unlock(self) -> None:
+        """Delete the folder if it holds nothing but the lock: nothing was kept."""
+        if {entry.name for entry in self.directory.iterdir()} <= {LOCK}:
+            self.remove()
+
     def remove(self) -> None:
         """Delete the folder, the lock after all that it protects; the run is whole."""
         with suppress(OSError):

@@ -19,7 +19,7 @@ from serket.errors import StateError
 from serket.store.files import digest, line, naming, pack, rendered, sync, unpack, write
 from serket.store.manifest import EVENTS, KIND, MANIFEST, files_of, find, parse, sealed, verified, waiting
 
-__all__ = ["StoredRun", "claim", "read_run", "update_file", "write_run"]
+__all__ = ["StoredRun", "claim", "read_run", "state_hash", "update_file", "write_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ def claim(directory: str | Path) -> Path:
             fix="move them away, or choose another --out",
         )
     return path
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the file that a state is written to."""
+    return digest(pack(state))
 
 
 def write_run(

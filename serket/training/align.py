@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 import torch
@@ -21,7 +21,13 @@ CHUNK = 4096
 
 
 def align(
-    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    only: Collection[str] | None = None,
 ) -> dict[str, int]:
     """Rename the categories of modules so that they agree with those before them in the file, and with what stands.
 
@@ -36,6 +42,7 @@ def align(
         evidence: training rows.
         seed: of the modules' streams.
         dtype: of the messages.
+        only: rename these, and leave the names of the others.
 
     Returns:
         How many categories of each module, ``node.port``, got another name.
@@ -48,8 +55,10 @@ def align(
         bound = [(n, p) for n, p in graph.bound(variable.name) if n in modules]
         open_names = [(n, p) for n, p in bound if isinstance(modules[n], Relabels)]
         named = any(n in evidence and not isinstance(modules[n], Relabels) for n, _ in bound)
+        if only is not None:  # what is not to be renamed comes first, and is heard whole
+            open_names.sort(key=lambda one: one[0] in only)
         for place, (node, port) in enumerate(open_names):
-            if place == 0 and not named:
+            if (place == 0 and not named) or (only is not None and node not in only):
                 continue
             still_to_come = {name for name, _ in open_names[place + 1 :]}
             used = {name: module for name, module in modules.items() if name not in still_to_come}

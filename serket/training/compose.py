@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -24,35 +24,51 @@ __all__ = ["alone", "compose", "listen"]
 
 
 def alone(
-    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    only: Collection[str] | None = None,
 ) -> list[Task]:
     """Return the tasks of the modules that learn from data: alone with the graph's priors, owning what they can."""
     tasks = []
     for name in evidence:
-        if isinstance(modules[name], Trainable) and not traits(modules[name]).listens:
+        wanted = only is None or name in only
+        if wanted and isinstance(modules[name], Trainable) and not traits(modules[name]).listens:
             tasks.append(listen(graph, modules, evidence, name, frozenset(), seed=seed, dtype=dtype))
     return tasks
 
 
 def compose(
-    graph: Graph, modules: Mapping[str, Module], evidence: Mapping[str, Evidence], *, seed: int, dtype: torch.dtype
+    graph: Graph,
+    modules: Mapping[str, Module],
+    evidence: Mapping[str, Evidence],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    only: Collection[str] | None = None,
 ) -> Iterator[Task]:
     """Yield the tasks of the modules that learn from messages, composers first, each as soon as its variables speak.
 
     A task's inbox holds the messages of all modules that stand, so it must be run before the next one is asked for.
     Those that stand agree on the names of categories first (:func:`align`): what is fitted above them learns no mixture
-    of names.
+    of names. With ``only`` these learn, and are renamed, and all others stand.
     """
     trainable = [
         name
         for name, module in modules.items()
-        if isinstance(module, Trainable) and (name not in evidence or traits(module).listens)
+        if isinstance(module, Trainable)
+        and (name not in evidence or traits(module).listens)
+        and (only is None or name in only)
     ]
     left = sorted(trainable, key=lambda name: graph.nodes[name].kind != "composer")
     standing = frozenset(modules) - frozenset(left)
 
     def agree() -> None:
-        align(graph, {n: module for n, module in modules.items() if n in standing}, evidence, seed=seed, dtype=dtype)
+        there = {n: module for n, module in modules.items() if n in standing}
+        align(graph, there, evidence, seed=seed, dtype=dtype, only=only)
 
     agree()
     while left:

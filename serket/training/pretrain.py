@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch
 from serket.engine.blame import blamed
 from serket.errors import MessageError, SerketError
 from serket.messages import Message
-from serket.protocol import Evidence, FitReport, Trainable
+from serket.protocol import Evidence, Extends, FitReport, Trainable
 from serket.rows import seeded
 
 __all__ = ["Fitted", "Report", "Task", "pretrain"]
@@ -38,6 +39,8 @@ class Task:
     seed: int
     after: Callable[[Report | None], Mapping[str, list[float]]] | None = None
     """What is to be done once it is fitted, and returns more curves for its report."""
+    views: frozenset[str] | None = None
+    """Only these ports of a composer that extends (:class:`serket.protocol.Extends`) are to be learnt."""
 
     def run(self, report: Report | None = None) -> Fitted:
         """Fit the module, in place; errors name it."""
@@ -47,8 +50,11 @@ class Task:
             if report:
                 report(self.name, done, steps, text)
 
+        learn = self.module.fit
+        if self.views is not None:
+            learn = partial(cast(Extends, self.module).fit_views, self.views)
         with blamed(self.name, self.module):
-            fitted = self.module.fit(
+            fitted = learn(
                 self.evidence,
                 self.inbox,
                 generator=seeded(self.seed, self.name, "fit", device=self.evidence.row_id.device),

@@ -150,7 +150,7 @@ def test_a_planted_subspace_is_found_and_predicts(seed):
     messages = with_gaps(g, messages_about(g, z), 0.2)
     train, test = slice(0, 500), slice(500, 700)
     composer, _ = fitted(build((6, 5), 2, 1), [m[train] for m in messages], iterations=60)
-    found, planted = (torch.linalg.qr(torch.cat([v.shared for v in vs]))[0] for vs in (composer.views, views))
+    found, planted = (torch.linalg.qr(torch.cat([v.shared for v in vs]))[0] for vs in (composer.views.values(), views))
     assert float(torch.linalg.svdvals(found.T @ planted).min()) > 0.97
     clear = messages_about(g, [one[test] for one in z])
     for target in (1, 0):
