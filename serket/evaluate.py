@@ -12,6 +12,7 @@ import torch
 
 from serket.data import Dataset
 from serket.engine import Result
+from serket.errors import listed
 from serket.graph import Node
 from serket.messages import Categorical, Family, projected
 from serket.model import Model
@@ -94,6 +95,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         step(f"imagining {to}")
     if agreement := agreements(model, dataset):
         unlabelled["agreement"] = agreement
+    notes += unreadable(dataset)
     if coherence:
         coherence["mean"] = float(np.mean(list(coherence.values())))
     seconds = {**model.seconds, "evaluate": time.perf_counter() - start}
@@ -107,6 +109,17 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         **({"rounds": [step.as_dict() for step in model.rounds]} if model.rounds else {}),
         **({"notes": notes} if notes else {}),
     }
+
+
+def unreadable(dataset: Dataset) -> list[str]:
+    """Return a note per module whose encoder could not read rows that it was given so far."""
+    found = []
+    for name, rows in dataset.unread.items():
+        key, numbers = next(iter(rows.values()), ""), sorted(rows)
+        if numbers:
+            text = f"{name}: NaN or Inf from its encoder in {len(rows)} rows of {key} ({listed(numbers)}), so missing"
+            found.append(text)
+    return found
 
 
 def concepts(model: Model, dataset: Dataset) -> dict[str, float]:

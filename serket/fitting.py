@@ -17,9 +17,9 @@ from serket.data import Dataset
 from serket.errors import DataError, SerketError
 from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
-from serket.inputs import Array, check_device, dataset_for, dtype_of, gather
+from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, raw_keys
 from serket.model import Model
-from serket.protocol import Evidence, Trainable, couples_rows
+from serket.protocol import Embeds, Evidence, Trainable, couples_rows
 from serket.training.compose import alone, compose
 from serket.training.mutual import Step, divide, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
@@ -74,8 +74,8 @@ def fit(
     start = time.perf_counter()
     if not len(dataset.train):
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")
-    dtype = model.dtype = dtype_of(dataset)
-    evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
+    dtype = model.dtype = dtype_of(dataset, raw_keys(graph))
+    evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device, report=report)
     validation: dict[str, Evidence] = {}
     if graph.rounds:
         learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed, together=couples_rows(modules))
@@ -163,8 +163,10 @@ def _tag(model: Model, name: str) -> str:
         prior = owners[variable].message
         values = {part: value.tolist() for part, value in prior.tensors().items()} if prior is not None else None
         ports[port] = (variable, model.graph.variables[variable].size, owners[variable].kind, values)
+    module = model.modules[name]
     return store.fingerprint(
         type=node.type,
+        encoder=module.fingerprint() if isinstance(module, Embeds) else None,
         options=dict(node.options),
         fit=dict(node.fit),
         ports=ports,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 
 from serket.data import Dataset
 from serket.data import load as load_data
+from serket.embedding import embedded
 from serket.errors import DataError, DataWarning, GraphError, SerketError
 from serket.graph import Graph
-from serket.protocol import Evidence, Module, couples_rows, traits
+from serket.protocol import Embeds, Evidence, Module, couples_rows, traits
 from serket.rows import runs
 
-__all__ = ["Array", "check_device", "dataset_for", "dtype_of", "gather"]
+__all__ = ["Array", "check_device", "check_rows", "dataset_for", "dtype_of", "gather", "raw_keys"]
 
 Array = Any
+Report = Callable[[str, int, int, str], None]
 
 
 def dataset_for(graph: Graph, data: Dataset | Mapping[str, Array] | str | Path | None, **options: Any) -> Dataset:
@@ -48,29 +50,62 @@ def gather(
     *,
     dtype: torch.dtype,
     device: str = "cpu",
+    observe: Sequence[str] | None = None,
+    report: Report | None = None,
+    warn: bool = True,
 ) -> dict[str, Evidence]:
     """Return the evidence of every node that reads data; warn where a module that needs whole rows gets gaps.
 
-    Modules of the time plate take each row for the one after the last of its sequence: rows of a sequence that do not
-    follow one another are refused, and where rows in between are left out there is a warning.
+    A module that embeds gets the embeddings of what it observes (:func:`serket.embedding.embedded`). Modules of the
+    time plate take each row for the one after the last of its sequence: rows of a sequence that do not follow one
+    another are refused, and where rows in between are left out there is a warning.
+
+    Args:
+        graph: whose nodes.
+        modules: by node name.
+        dataset: what they read.
+        rows: as in :meth:`serket.data.Dataset.evidence`.
+        dtype: of floating values.
+        device: where evidence goes.
+        observe: data keys that are looked at; None is all.
+        report: told of rows that have to be embedded.
+        warn: False, where parts of rows are gathered that :func:`check_rows` has seen.
     """
+    if warn:
+        check_rows(graph, modules, dataset, rows)
+    evidence = {}
+    for node in graph.nodes.values():
+        module = modules[node.name]
+        if node.data is None:
+            continue
+        if isinstance(module, Embeds):
+            seen = observe is None or node.data in observe
+            evidence[node.name] = (
+                embedded(node.name, module, dataset, node.data, rows, dtype=dtype, device=device, report=report)
+                if seen
+                else dataset.silent(rows, device)
+            )
+            continue
+        one = dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(module).masks)
+        evidence[node.name] = one if observe is None or node.data in observe else one.nothing()
+    return evidence
+
+
+def check_rows(graph: Graph, modules: Mapping[str, Module], dataset: Dataset, rows: Any = None) -> None:
+    """Refuse rows out of time order, and warn of gaps."""
     if couples_rows(modules):
         _check_order(dataset, rows)
     for node in graph.nodes.values():
         mask = dataset.masks.get(node.data or "")
         if mask is not None and mask.ndim > 1 and traits(modules[node.name]).masks == "row":
-            gaps = int((mask.any(1) & ~mask.all(1)).sum())
+            flat = mask.reshape(len(mask), -1)
+            gaps = int((flat.any(1) & ~flat.all(1)).sum())
             if gaps:
                 warnings.warn(
                     f"{node.name} needs whole rows of {node.data}: {gaps} of {len(mask)} have gaps and are missing",
                     DataWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-    return {
-        node.name: dataset.evidence(node.data, rows, dtype=dtype, device=device, masks=traits(modules[node.name]).masks)
-        for node in graph.nodes.values()
-        if node.data is not None
-    }
 
 
 def _check_order(dataset: Dataset, rows: Any) -> None:
@@ -92,14 +127,27 @@ def _check_order(dataset: Dataset, rows: Any) -> None:
             f"{dataset.name}: {gaps} gaps within sequences: the rows on either side of one count as neighbours in time"
             + ("" if dataset.sequences else fix),
             DataWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def dtype_of(dataset: Dataset) -> torch.dtype:
-    """Return the widest floating type of the arrays, float64 if all are whole numbers."""
-    kinds = {array.dtype for array in dataset.arrays.values() if array.dtype.kind == "f"}
-    return torch.float32 if kinds == {np.dtype("f4")} else torch.float64
+def raw_keys(graph: Graph) -> frozenset[str]:
+    """Return the data keys that only modules read that embed: their arrays are in a shape and type of their own."""
+    embedding = {node.data: hasattr(node.cls, "embed") for node in graph.nodes.values() if node.data is not None}
+    for node in graph.nodes.values():
+        if node.data is not None:
+            embedding[node.data] &= hasattr(node.cls, "embed")
+    return frozenset(key for key, embeds in embedding.items() if embeds)
+
+
+def dtype_of(dataset: Dataset, raw: Collection[str] = ()) -> torch.dtype:
+    """Return the widest floating type of the arrays, float64 if all are whole numbers.
+
+    What only encoders read (``raw``) has no say; if there is nothing else, embeddings are float32.
+    """
+    arrays = [array for key, array in dataset.arrays.items() if key not in raw]
+    kinds = {array.dtype for array in arrays if array.dtype.kind == "f"}
+    return torch.float32 if kinds == {np.dtype("f4")} or not arrays else torch.float64
 
 
 def check_device(device: str) -> str:

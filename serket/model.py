@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from serket.errors import DataError, SerketError, StateError, suggestion
 from serket.graph import Graph, parse_graph
 from serket.graph.write import to_yaml
 from serket.imagination import Imagination, imagined
-from serket.inputs import Array, dataset_for, dtype_of, gather
+from serket.inputs import Array, check_rows, dataset_for, dtype_of, gather, raw_keys
 from serket.messages import projected
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
 from serket.rows import chunks, seeded
@@ -92,12 +92,11 @@ class Model:
         """
         dataset = self._dataset(data)
         _check_options(options)
-        evidence = self._evidence(dataset, None if observe is None else self._known(observe), rows)
-        first = next(iter(evidence.values()))
-        options = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset), **options}
+        keys = None if observe is None else self._known(observe)
+        options = {"seed": self.seed, "active": active, "dtype": self._dtype(dataset), **options}
         parts = [
-            run(self.graph, self.modules, {name: one[chunk] for name, one in evidence.items()}, **options)
-            for chunk in chunks(len(first), CHUNK, first.sequence, couples_rows(self.modules))
+            run(self.graph, self.modules, evidence, **options)
+            for evidence in self._evidence(dataset, keys, rows, CHUNK)
         ]
         return parts[0] if len(parts) == 1 else Result.joined(parts)
 
@@ -138,15 +137,12 @@ class Model:
                 available=[key for key in self.keys if key != to],
                 fix="give other senses, or none",
             )
-        evidence = self._evidence(dataset, [key for key in keys if key != to], rows)
         name = generators[to]
         module, bindings = cast(Generative, self.modules[name]), self.graph.nodes[name].bindings
-        options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self.dtype or dtype_of(dataset)}
+        options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self._dtype(dataset)}
         parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
-        first = next(iter(evidence.values()))
-        for chunk in chunks(len(first), CHUNK // 4, first.sequence, couples_rows(self.modules)):
-            part = {other: one[chunk] for other, one in evidence.items()}
+        for part in self._evidence(dataset, [key for key in keys if key != to], rows, CHUNK // 4):
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: projected(beliefs[variable]) for port, variable in bindings.items()}
             with blamed(name, module):
@@ -210,12 +206,19 @@ class Model:
             raise DataError("no data are given", available=self.keys, fix="give at least one, masked where missing")
         return load_data(data, self.keys, missing_ok=True, test_fraction=0)
 
-    def _evidence(self, dataset: Dataset, observe: Sequence[str] | None, rows: Any) -> dict[str, Evidence]:
-        dtype = self.dtype or dtype_of(dataset)
-        evidence = gather(self.graph, self.modules, dataset, rows, dtype=dtype, device=self.device)
-        if observe is None:
-            return evidence
-        return {n: one if self.graph.nodes[n].data in observe else one.nothing() for n, one in evidence.items()}
+    def _dtype(self, dataset: Dataset) -> torch.dtype:
+        return self.dtype or dtype_of(dataset, raw_keys(self.graph))
+
+    def _evidence(
+        self, dataset: Dataset, observe: Sequence[str] | None, rows: Any, size: int
+    ) -> Iterator[dict[str, Evidence]]:
+        """Yield what the modules see of so many rows at a time: no more of a large data set is held at once."""
+        check_rows(self.graph, self.modules, dataset, rows)
+        numbers = dataset.numbers(rows)
+        sequence = None if dataset.sequence is None else torch.from_numpy(dataset.sequence[numbers])
+        options: dict[str, Any] = {"dtype": self._dtype(dataset), "device": self.device, "observe": observe}
+        for chunk in chunks(len(numbers), size, sequence, couples_rows(self.modules)):
+            yield gather(self.graph, self.modules, dataset, numbers[chunk], **options, warn=False)
 
 
 _RESERVED = ("label", "row_id", "train", "test")

@@ -15,7 +15,7 @@ from serket.errors import GraphError
 from serket.graph import Graph, Node, load_graph
 from serket.graph.write import to_yaml
 from serket.graph.yaml import read
-from serket.inputs import dtype_of, gather
+from serket.inputs import dtype_of, gather, raw_keys
 from serket.messages import Family
 from serket.model import Model
 from serket.protocol import Trainable, traits
@@ -133,7 +133,7 @@ class Bench:
 
     def pretrained(self, data: Dataset, seed: int, *, workers: int = 1, report: Report | None = None) -> States:
         """Fit every module alone on the training rows, and return their states."""
-        modules, dtype = self.graph.build(), dtype_of(data)
+        modules, dtype = self.graph.build(), dtype_of(data, raw_keys(self.graph))
         evidence = gather(self.graph, modules, data, data.train, dtype=dtype)
         for _ in pretrain(alone(self.graph, modules, evidence, seed=seed, dtype=dtype), workers=workers, report=report):
             pass
@@ -141,7 +141,7 @@ class Bench:
 
     def composed(self, graph: Graph, states: States, data: Dataset, rows: Any, seed: int) -> Composed:
         """Fit a composer over modules in these states, on rows of the data."""
-        modules, dtype = graph.build(), dtype_of(data)
+        modules, dtype = graph.build(), dtype_of(data, raw_keys(graph))
         for name, state in states.items():
             cast(Trainable, modules[name]).load({key: value.clone() for key, value in state.items()})
         evidence = gather(graph, modules, data, rows, dtype=dtype)

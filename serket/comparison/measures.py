@@ -47,7 +47,7 @@ def measured(
         found |= clustering(taught, read[whole], truth, len(np.unique(data.label[data.train])), seed)
     pairs, coherence, coherent = {}, {}, {}
     for to in (key for key in imaginable(model) if key in keys):
-        seen = data.evidence(to, data.test).present.numpy()
+        seen = data.present(to, data.test)
         real = data.evidence(to, data.test).values
         for given in (key for key in keys if key != to):
             guess = model.generate(to, data, observe=[given], rows=data.test).mean.double().numpy()
@@ -71,7 +71,7 @@ def by_labels(model: Model, shared: str, data: Dataset, keys: Sequence[str], num
     assert data.label is not None
     latent = _latents(model, shared, data)
     first = keys[0]
-    rows = data.train[data.evidence(first, data.train).present.numpy()]
+    rows = data.train[data.present(first, data.train)]
     rows = np.random.default_rng(seed).permutation(rows)
     labels = data.label[rows]
     few = np.concatenate([rows[labels == name][:number] for name in np.unique(labels)])
@@ -86,7 +86,7 @@ def criterion(model: Model, shared: str, data: Dataset, keys: Sequence[str], lea
     With labels: the probe taught rows ``learn``, read from every strict subset in the rows that have all of it, all
     answers counted alike. Without: the mean share of a view's variance that each other one explains.
     """
-    observed = {key: data.evidence(key, judge).present.numpy() for key in keys}
+    observed = {key: data.present(key, judge) for key in keys}
     if data.label is not None:
         latent = _latents(model, shared, data)
         reader = probe(latent(None, learn), data.label[learn])

@@ -1,7 +1,8 @@
 """Data sets: arrays by key with rows aligned, what of them is observed, and where they come from."""
 
-from serket.data.dataset import Dataset, content_hash
+from serket.data.dataset import Dataset
 from serket.data.generate import GENERATED
+from serket.data.hashing import content_hash
 from serket.data.load import load
 from serket.data.scarce import few_pairs, missing_at_random
 from serket.data.source import EMBEDDED, IMAGES

@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from serket.data.dataset import Array
+from serket.data.hashing import blocks
 from serket.data.source import Source
 from serket.errors import DataError, ShapeError, listed
 
 __all__ = ["label", "mask", "numbers", "row_count", "row_id", "split", "whole"]
 
 
-def numbers(origin: Source, key: str) -> Array:
-    """Return an array of floating (float32, float64) or whole numbers with at least one row."""
+def numbers(origin: Source, key: str) -> tuple[Array, bool]:
+    """Return an array of floating (float32, float64) or whole numbers with at least one row; and whether it was text.
+
+    Strings become their UTF-8 bytes, uint8, padded by zeros: ``(rows,)`` becomes ``(rows, longest)``.
+    """
     array = origin.read(key)
     where = f"{origin.name}: {key}"
+    text = array.dtype.kind in "SU" and array.size > 0
+    if text:
+        encoded = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+        array = np.ascontiguousarray(encoded)[..., None].view(np.uint8)
     if array.dtype.kind not in "fiub":
         raise DataError(
             "not numbers",
@@ -26,10 +34,10 @@ def numbers(origin: Source, key: str) -> Array:
     if array.ndim == 0 or array.size == 0:
         raise ShapeError("no rows", where=where, expected="(rows, D)", found=str(array.shape))
     if array.dtype.kind == "b":
-        return array.astype(np.uint8)
+        array = array.astype(np.uint8)
     if array.dtype.kind == "f" and array.dtype not in (np.float32, np.float64):
-        return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-    return array
+        array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    return array, text
 
 
 def row_count(origin: Source, arrays: dict[str, Array]) -> int:
@@ -59,8 +67,10 @@ def mask(origin: Source, key: str, array: Array, strict: bool) -> tuple[Array, l
             found=str(given.shape),
             fix=f"one value per row of {key}, or per row and column",
         )
-    observed = given.reshape(rows, -1)
-    bad = np.any(observed & ~np.isfinite(array.reshape(rows, -1)), axis=1)
+    observed, bad = given.reshape(rows, -1), np.zeros(rows, dtype=bool)
+    for part in blocks(array) if array.dtype.kind == "f" else ():
+        finite = np.isfinite(array[part].reshape(len(array[part]), -1))
+        bad[part] = np.any(observed[part] & ~finite, axis=1)
     quarantined: list[int] = np.flatnonzero(bad).tolist()
     if quarantined and strict:
         where = f"{origin.name}: {key}, rows {listed(quarantined)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,24 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from serket.data.hashing import blocks, content_hash, row_keys
 from serket.errors import DataError, listed, suggestion
 from serket.protocol import Evidence
 
-__all__ = ["Array", "Dataset", "Rows", "content_hash"]
+__all__ = ["Array", "Dataset", "Rows"]
 
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = slice | Array | torch.Tensor | Iterable[int]
 
 _WIDER = {np.dtype("u2"): np.int32, np.dtype("u4"): np.int64, np.dtype("u8"): np.int64}  # torch computes with neither
-
-
-def content_hash(arrays: Mapping[str, Array]) -> str:
-    """Return the SHA-256 of keys, types, shapes and bytes, whatever the order of the keys or the file format."""
-    digest = hashlib.sha256()
-    for key, array in sorted(arrays.items()):
-        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,7 @@ class Dataset:
         missing: keys that were asked for and are not there: missing in every row.
         quarantined: per key the numbers of rows with NaN or Inf where nothing says so in a mask.
         notes: what a reader of the results should know.
+        text: keys that were strings, and are their UTF-8 bytes, padded by zeros.
     """
 
     name: str
@@ -61,6 +53,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
     quarantined: Mapping[str, list[int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -114,15 +107,17 @@ class Dataset:
         Raises:
             DataError: no such key, or values beyond the range of dtype.
         """
-        chosen = _chosen(rows)
-        row_id = torch.from_numpy(self.row_id[chosen].copy()).to(device)
-        sequence = None if self.sequence is None else torch.from_numpy(self.sequence[chosen].copy()).to(device)
+        chosen, silent = _chosen(rows), self.silent(rows, device)
         if key in self.missing:
-            return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device), sequence)
+            return silent
         if key not in self.arrays:
             fix = suggestion(key, self.arrays)
             raise DataError(f"no array '{key}'", where=self.name, available=self.arrays, fix=fix)
-        array = np.ascontiguousarray(self.arrays[key][chosen])
+        if key in self.text:
+            fix = "store numbers: array.astype(float), or have a frozen text encoder read it"
+            expected = "floating or whole numbers"
+            raise DataError("not numbers", where=f"{self.name}: {key}", expected=expected, found="text", fix=fix)
+        array = np.require(self.arrays[key][chosen], requirements=["C", "W"])
         given = _flat(torch.from_numpy(array.astype(_WIDER.get(array.dtype, array.dtype), copy=False)))
         values = given.to(device, dtype if given.is_floating_point() else given.dtype)
         mask = torch.from_numpy(self.masks[key][chosen].copy()).to(device)
@@ -133,7 +128,51 @@ class Dataset:
             where = f"{self.name}: {key}, rows {listed((~finite).nonzero().flatten().tolist())}"
             raise DataError(f"values beyond {dtype}", where=where, fix="rescale the array")
         observed = observed if masks == "dimension" and mask.dim() > 1 else observed[:, 0]
-        return Evidence(row_id, values, observed, sequence)
+        return replace(silent, values=values, observed=observed)
+
+    def silent(self, rows: Rows | None = None, device: torch.device | str = "cpu") -> Evidence:
+        """Return rows in which nothing is observed, without values."""
+        chosen = _chosen(rows)
+        row_id = torch.from_numpy(self.row_id[chosen].copy()).to(device)
+        sequence = None if self.sequence is None else torch.from_numpy(self.sequence[chosen].copy()).to(device)
+        return Evidence(row_id, None, torch.zeros(len(row_id), dtype=torch.bool, device=device), sequence)
+
+    @cached_property
+    def unread(self) -> dict[str, dict[int, str]]:
+        """By module that embeds, the numbers of rows its encoder could not read so far, and of which key."""
+        return {}
+
+    def present(self, key: str, rows: Rows | None = None) -> Array:
+        """Return in which rows all of a key is observed, ``(rows,)`` bool; no values are looked at."""
+        chosen = _chosen(rows)
+        if key in self.missing:
+            return np.zeros(len(self.row_id[chosen]), dtype=bool)
+        mask = self.masks[key][chosen]
+        return np.asarray(mask.reshape(len(mask), -1).all(1)) if mask.size else np.zeros(len(mask), dtype=bool)
+
+    def raw(self, key: str, rows: Rows) -> Array:
+        """Return a copy of rows as they are stored: in the array's own type and shape, masked or not."""
+        array = self.arrays[key][_chosen(rows)]
+        return np.array(array, dtype=_WIDER.get(array.dtype, array.dtype), order="C")
+
+    def row_keys(self, key: str, rows: Rows) -> Array:
+        """Return what tells the raw content of rows, ``(rows, 2)`` uint64 (:func:`serket.data.hashing.row_keys`).
+
+        Each row is hashed once, and no more of an array is read than was asked for.
+        """
+        array, chosen = self.arrays[key], self.numbers(rows)
+        keys, known = self._row_keys.setdefault(
+            key, (np.zeros((self.rows, 2), dtype=np.uint64), np.zeros(self.rows, dtype=bool))
+        )
+        new = chosen[~known[chosen]]
+        for part in blocks(np.broadcast_to(array[:1], (len(new), *array.shape[1:]))):
+            keys[new[part]] = row_keys(array[new[part]])
+        known[new] = True
+        return keys[chosen]
+
+    @cached_property
+    def _row_keys(self) -> dict[str, tuple[Array, Array]]:
+        return {}
 
     def numbers(self, rows: Rows | None = None) -> Array:
         """Return the numbers of the rows chosen, as in :meth:`evidence`."""

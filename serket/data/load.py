@@ -32,7 +32,8 @@ def load(
     """Read the arrays asked for and what goes with them: labels, row ids, the split, masks, sequences.
 
     Args:
-        source: the name of an embedded data set, the path of an .npz file, or arrays, tensors or lists by key.
+        source: the name of an embedded data set, the path of an .npz file or of a folder of .npy files, or arrays,
+            tensors or lists by key. Large arrays that lie uncompressed on disk stay there, and are mapped.
         keys: the arrays to read; nothing else is.
         strict: refuse NaN and Inf that no mask explains, instead of treating their rows as missing.
         missing_ok: a key the source does not have is missing in every row, as long as one is there.
@@ -46,7 +47,8 @@ def load(
     """
     names = list(dict.fromkeys(keys))
     with opened(source, near) as origin:
-        arrays = {key: checks.numbers(origin, key) for key in _present(origin, names, missing_ok)}
+        read = {key: checks.numbers(origin, key) for key in _present(origin, names, missing_ok)}
+        arrays = {key: array for key, (array, _) in read.items()}
         rows = checks.row_count(origin, arrays)
         masked = {key: checks.mask(origin, key, array, strict) for key, array in arrays.items()}
         sequences = {k: checks.whole(origin, f"{k}_sequence", rows) for k in names if f"{k}_sequence" in origin}
@@ -66,6 +68,7 @@ def load(
             label=checks.label(origin, rows),
             missing=tuple(key for key in names if key not in origin),
             quarantined={key: bad for key, (_, bad) in masked.items() if bad},
+            text=tuple(key for key, (_, text) in read.items() if text),
         )
         return replace(data, notes=(*_notes(data, test_fraction), *_unused(origin, names)))
 
