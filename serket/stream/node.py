@@ -87,7 +87,7 @@ class Node:
 
         Args:
             seconds: how long at most.
-            waiting: called twice a second with the seconds left.
+            waiting: called again and again with the seconds left.
 
         Raises:
             DataError: nobody publishes any of them, or a topic holds messages that cannot be read.
@@ -173,7 +173,7 @@ class Node:
                 message = self._store.deserialize_cdr(raw, kind)
                 values = shaped(message, topic)
             except Exception as error:  # one bad message is counted, and does not end the stream
-                self._note(f"{key}: {error}")
+                self._note(f"{key}: {', '.join(line.strip() for line in str(error).splitlines())}")
                 self.mailbox.reject(key, "unreadable")
                 return
             stamp = stamp_of(message)

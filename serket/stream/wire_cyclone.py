@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from serket.errors import SerketError
@@ -118,8 +120,10 @@ class CycloneWire:
 
     def close(self, seconds: float) -> None:
         """Wait, at most so long, until what was published has arrived; then leave."""
+        end = time.monotonic() + seconds
         for writer in self._writers:
-            writer.wait_for_acks(round(seconds * 1e9))
+            with suppress(AttributeError):  # cyclonedds 11.0.1 looks for its code of a timeout in the wrong class
+                writer.wait_for_acks(max(0, round((end - time.monotonic()) * 1e9)))
         # With all its own; else it would be seen until Python has collected the last object that refers to it.
         self._participant._delete(self._participant._ref)
 

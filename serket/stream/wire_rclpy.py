@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,8 +63,9 @@ class RclpyWire:
     def close(self, seconds: float) -> None:
         """Wait, at most so long, until what was published has arrived; then leave."""
         duration = importlib.import_module("rclpy.duration").Duration
+        end = time.monotonic() + seconds
         for publisher in self._publishers:
-            publisher.wait_for_all_acked(duration(seconds=seconds))
+            publisher.wait_for_all_acked(duration(seconds=max(0.0, end - time.monotonic())))
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
