@@ -152,12 +152,7 @@ def shared_variable(model: Model) -> str | None:
 
 def concept_variable(model: Model) -> str | None:
     """Return what a ``concept`` port is bound to, or the categorical variable that the last node without data is."""
-    if named := [node.bindings["concept"] for node in model.graph.nodes.values() if "concept" in node.bindings]:
-        return named[-1]
-    families = {name: variable.family for name, variable in model.graph.variables.items()}
-    nodes = [node for node in model.graph.nodes.values() if node.data is None] or list(model.graph.nodes.values())
-    found = [v for node in nodes for v in node.bindings.values() if families[v] == Family.CATEGORICAL]
-    return found[-1] if found else None
+    return model.graph.concept
 
 
 def agreements(model: Model, dataset: Dataset) -> dict[str, float]:

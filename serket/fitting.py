@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from serket import store
 from serket.data import Dataset
-from serket.errors import DataError, SerketError
+from serket.errors import DataError, DataWarning, SerketError
 from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, raw_keys
 from serket.model import Model
 from serket.protocol import Embeds, Evidence, Trainable, couples_rows
+from serket.training.calibrate import calibrate
 from serket.training.compose import alone, compose
 from serket.training.mutual import Step, divide, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
@@ -27,7 +31,7 @@ from serket.training.pretrain import Fitted, Report, pretrain
 __all__ = ["VALIDATION", "fit"]
 
 VALIDATION = 0.15
-"""The share of the training rows that rounds of mutual learning are judged by."""
+"""The share of the training rows that rounds of mutual learning are judged by, and exponents are fitted on."""
 
 
 def fit(
@@ -45,7 +49,8 @@ def fit(
 ) -> Model:
     """Fit every module alone, in parallel, then the composers, then what stands on them; then rounds, if any.
 
-    With ``rounds`` a share of the training rows (:data:`VALIDATION`) is kept from every fit, to judge the rounds by.
+    With ``rounds`` or ``calibrate`` a share of the training rows (:data:`VALIDATION`) is kept from every fit, to judge
+    the rounds by, and to fit exponents on (:mod:`serket.training.calibrate`) once all else is done.
 
     Args:
         graph: a graph, or what :func:`serket.load_graph` takes.
@@ -63,6 +68,8 @@ def fit(
         SerketError: the graph, the data or a module's options are at fault.
     """
     graph = graph if isinstance(graph, Graph) else load_graph(graph)
+    if graph.calibrate != "none":  # what an older calibration says is of other modules
+        graph = replace(graph, nodes={name: replace(node, calibration={}) for name, node in graph.nodes.items()})
     modules = graph.build()
     seed = graph.seed if seed is None else seed
     if not isinstance(seed, int) or seed < 0:
@@ -77,7 +84,8 @@ def fit(
     dtype = model.dtype = dtype_of(dataset, raw_keys(graph))
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device, report=report)
     validation: dict[str, Evidence] = {}
-    if graph.rounds:
+    everything = evidence
+    if graph.holds_out:
         learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed, together=couples_rows(modules))
         learn, judge = learn.to(model.device), judge.to(model.device)
         validation = {name: one[judge] for name, one in evidence.items()}
@@ -115,7 +123,11 @@ def fit(
         begun = time.perf_counter()
         _learn_together(model, evidence, validation, dtype, report, kept)
         model.seconds["rounds"] = time.perf_counter() - begun
-    ordered = {name: model.seconds[name] for name in [*graph.nodes, "rounds"] if name in model.seconds}
+    if graph.calibrate != "none":
+        begun = time.perf_counter()
+        _calibrate(model, dataset, everything, validation, dtype, report)
+        model.seconds["calibrate"] = time.perf_counter() - begun
+    ordered = {name: model.seconds[name] for name in [*graph.nodes, "rounds", "calibrate"] if name in model.seconds}
     model.seconds = {**ordered, "total": time.perf_counter() - start}
     return model
 
@@ -155,6 +167,37 @@ def _learn_together(
             kept.put("steps.round", tag(number), {"json": torch.tensor(list(told), dtype=torch.uint8)})
 
 
+def _calibrate(
+    model: Model,
+    dataset: Dataset,
+    everything: Mapping[str, Evidence],
+    validation: Mapping[str, Evidence],
+    dtype: torch.dtype,
+    report: Report | None,
+) -> None:
+    """Give the graph of a model its exponents; labels, if they are asked for, of all training rows: none was learnt."""
+    labels = None
+    if model.graph.calibrate == "labels":
+        if dataset.label is None:
+            raise DataError("there are no labels to calibrate by", where=dataset.name, expected="an array 'label'",
+                            fix="store one, or write calibrate: senses")  # fmt: skip
+        names = np.unique(dataset.label[dataset.train])
+        labels = torch.from_numpy(np.searchsorted(names, dataset.label[dataset.train])).to(model.device)
+    model.graph, notes = calibrate(
+        model.graph,
+        model.modules,
+        validation,
+        seed=model.seed,
+        dtype=dtype,
+        concept=model.graph.concept,
+        labelled=everything if labels is not None else None,
+        labels=labels,
+        progress=report and partial(report, "calibrate"),
+    )
+    for note in notes:
+        warnings.warn(note, DataWarning, stacklevel=3)
+
+
 def _tag(model: Model, name: str) -> str:
     node = model.graph.nodes[name]
     owners = prior_owners(model.graph, model.modules, frozenset({name}))
@@ -172,7 +215,7 @@ def _tag(model: Model, name: str) -> str:
         ports=ports,
         data=node.data,
         sha256=model.data["sha256"],
-        rows="those to learn from" if model.graph.rounds else "all",
+        rows="those to learn from" if model.graph.holds_out else "all",
         seed=model.seed,
         torch=torch.__version__,
     )

@@ -21,6 +21,7 @@ from serket.graph.write import to_yaml
 from serket.imagination import Imagination, imagined
 from serket.inputs import Array, check_rows, dataset_for, dtype_of, gather, raw_keys
 from serket.messages import projected
+from serket.predictive import sharpened
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
 from serket.rows import chunks, seeded
 from serket.training.mutual import Step
@@ -138,15 +139,15 @@ class Model:
                 fix="give other senses, or none",
             )
         name = generators[to]
-        module, bindings = cast(Generative, self.modules[name]), self.graph.nodes[name].bindings
+        module, node = cast(Generative, self.modules[name]), self.graph.nodes[name]
         options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self._dtype(dataset)}
         parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
         for part in self._evidence(dataset, [key for key in keys if key != to], rows, CHUNK // 4):
             beliefs = run(self.graph, self.modules, part, **options)
-            inbox = {port: projected(beliefs[variable]) for port, variable in bindings.items()}
+            inbox = {port: projected(beliefs[variable]) for port, variable in node.bindings.items()}
             with blamed(name, module):
-                predicted = module.predict(inbox, generator=generator)
+                predicted = sharpened(module.predict(inbox, generator=generator), node.calibration.get("data", 1.0))
             parts.append(imagined(predicted, samples, generator, beliefs.row_id))
         return Imagination.joined(parts)
 

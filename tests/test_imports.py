@@ -15,8 +15,8 @@ FILES = {
     if not path.is_relative_to(ROOT / "serket" / "modules")  # a link to modules/
 }
 # Who stands on whom; a room imports only what is strictly below it, and itself.
-FLOORS = [["errors"], ["messages", "rows"], ["draws", "protocol"], ["registry"], ["graph", "data", "store"], ["engine"],
-          ["embedding"],
+FLOORS = [["errors"], ["messages", "rows"], ["draws", "predictive", "protocol"], ["registry"], ["graph", "data", "store"],
+          ["engine"], ["embedding"],
           ["training", "inputs", "imagination"], ["model"], ["fitting", "growth"], ["report"], ["comparison", "stream"],
           ["cli"]]  # fmt: skip
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -36,9 +36,11 @@ def account(graph: Graph, passing: Passing) -> tuple[Tensor | None, Bound, str |
     absent = {name: rows for name, rows in passing.absent.items() if _is_leaf(graph.nodes[name])}
     silent = {name for name, rows in absent.items() if len(rows) and bool(rows.all())}
     for name in (name for name in exchange.modules if name not in silent):
-        weights = graph.nodes[name].trust.values()
-        if any(weight != 1 for weight in weights):
-            return None, "none", f"{name} is trusted with {min(weights):g}: a tempered message has no evidence"
+        node = graph.nodes[name]
+        if node.exponents:
+            port, exponent = min(node.exponents.items(), key=lambda item: item[1])
+            how = "trusted with" if exponent == node.trust.get(port) else "calibrated to"
+            return None, "none", f"{name} is {how} {exponent:g}: a tempered message has no evidence"
     for variable in graph.variables.values():
         if variable.combine == "product" and len(exchange.edges[variable.name]) > 1:
             return None, "none", f"{variable.name} combines its owners by a product, which is not normalised"

@@ -171,11 +171,12 @@ def pass_messages(
     absent = {name: ~one.present for name, one in evidence.items() if name in names}
     passing = Passing(exchange, {}, plan.tree, absent=absent)
     generators = {name: seeded(seed, name, device=row_id.device) for name in modules}
+    exponents = {name: graph.nodes[name].exponents for name in modules}
     evidence = {name: replace(evidence.get(name, some.silent()), sequence=some.sequence) for name in modules}
     damping: Tensor | None = None
 
     def call(step: Step) -> None:
-        node, module, asked = graph.nodes[step.node], modules[step.node], frozenset(step.ports)
+        module, asked = modules[step.node], frozenset(step.ports)
         inbox = exchange.inbox(step.node, hidden=asked if step.upward else frozenset())
         with blamed(step.node, module):
             reply = module.infer(inbox, evidence[step.node], generator=generators[step.node], ports=asked)
@@ -189,8 +190,9 @@ def pass_messages(
                 wide = ~message.is_semidefinite()
                 exchange.count((step.node, port), wide)
                 message = message.where(~wide, message.semidefinite_part())
-            trust = node.trust.get(port, 1.0)
-            exchange.put(step.node, port, message if trust == 1 else message**trust, passing.open_rows, damping)
+            exponent = exponents[step.node].get(port, 1.0)
+            message = message if exponent == 1 else message**exponent
+            exchange.put(step.node, port, message, passing.open_rows, damping)
 
     for step in plan.passes:
         if step.node != silent and (towards is None or step.upward):
@@ -247,8 +249,8 @@ def _widest(evidence: Mapping[str, Evidence]) -> torch.dtype:
 
 
 def _bent(graph: Graph, names: frozenset[str]) -> bool:
-    trusted = any(weight != 1 for name in names for weight in graph.nodes[name].trust.values())
-    return trusted or any(variable.combine == "product" for variable in graph.variables.values())
+    tempered = any(graph.nodes[name].exponents for name in names)
+    return tempered or any(variable.combine == "product" for variable in graph.variables.values())
 
 
 def _complain(passing: Passing, how: OnNoConvergence) -> None:

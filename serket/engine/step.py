@@ -82,6 +82,7 @@ class Stepper:
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._seen = torch.ones(1, dtype=torch.bool, device=device)
         self._silent = Evidence.none(1, device)
+        self._exponents = {name: node.exponents for name, node in graph.nodes.items()}
         self._own = {name: traits(module).own_prior for name, module in modules.items()}
         self._restarts: dict[str, int] = {}
         self._warm: dict[Edge, Message] = {}
@@ -248,8 +249,8 @@ class Stepper:
             return {}
         finally:
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-        trust = self.graph.nodes[name].trust
-        return {p: m if trust.get(p, 1.0) == 1.0 else m ** trust[p] for p, m in messages.items()} if trust else messages
+        powers = self._exponents[name]
+        return {p: m ** powers[p] if p in powers else m for p, m in messages.items()} if powers else messages
 
     def _restart(self, name: str, key: str) -> None:
         if self.on_error[key] == "restart" and self._reload and self._restarts.get(name, 0) < MOST_RESTARTS:

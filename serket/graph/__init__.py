@@ -1,7 +1,7 @@
 """What is connected to what: variables, bindings, build-time checks; YAML in, YAML out; drawing."""
 
 from serket.graph.build import load_graph, parse_graph, shipped
-from serket.graph.check import PriorOwner, Report, check, prior_owners
+from serket.graph.check import PriorOwner, Report, check, prior_owners, uncalibrated
 from serket.graph.draw import mermaid, picture
 from serket.graph.graph import Graph, Node, Variable
 from serket.graph.schema import json_schema
@@ -22,4 +22,5 @@ __all__ = [
     "prior_owners",
     "shipped",
     "to_yaml",
+    "uncalibrated",
 ]

@@ -84,7 +84,16 @@ def graph_of(tree: Tree, name: str, source: str) -> Graph:
                                  found=f"the module at {nodes[key].where}", fix="rename one")  # fmt: skip
             nodes[key] = _node(key, kind, spot, variables, file.run.feedback)
     graph = Graph(
-        variables, nodes, name, file.data, file.run.rounds, file.run.explore, file.run.seed, file.stream, source
+        variables,
+        nodes,
+        name,
+        file.data,
+        rounds=file.run.rounds,
+        calibrate=file.run.calibrate,
+        explore=file.run.explore,
+        seed=file.run.seed,
+        stream=file.stream,
+        source=source,
     )
     _check_sensors(graph, tree)
     _check_owners(graph)
@@ -120,6 +129,8 @@ def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], 
         bound = bind_instance(instance(cls, {}, options, path, tree.key).ports, ports, path, variables, trust)
     else:
         bound = bind(entry.ports, ports, path, templates, variables, trust)
+    calibration = {} if "calibration" in options else dict(entry.calibration)
+    _check_calibration(calibration, bound[0], entry.data, tree, path)
     return Node(
         name=name,
         type=label.value,
@@ -128,6 +139,7 @@ def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], 
         ports=bound[0],
         bindings=bound[1],
         trust=bound[2],
+        calibration=calibration,
         data=entry.data,
         options=options,
         fit=option_values(entry.fit, given=True) if getattr(entry, "fit", None) else {},
@@ -135,6 +147,16 @@ def _node(name: str, kind: Kind, tree: Tree, variables: Mapping[str, Variable], 
         feedback=feedback if entry.feedback is None else entry.feedback,
         where=tree.key,
     )
+
+
+def _check_calibration(
+    given: Mapping[str, float], ports: Mapping[str, Any], data: str | None, tree: Tree, path: str
+) -> None:
+    known = [*ports, *(["data"] if data is not None else [])]
+    for name in given:
+        if name not in known:
+            raise GraphError(f"{path} has no port '{name}' to calibrate", where=tree.at("calibration", name).key,
+                             available=known, fix=suggestion(name, known) or "name a port")  # fmt: skip
 
 
 def _check_owners(graph: Graph) -> None:

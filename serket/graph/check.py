@@ -11,9 +11,9 @@ import torch
 
 from serket.graph.graph import Graph, Variable
 from serket.messages import FAMILIES, Family, Gaussian, Message
-from serket.protocol import Module, Role, traits
+from serket.protocol import Embeds, Module, Role, traits
 
-__all__ = ["PriorOwner", "Report", "check", "prior_owners"]
+__all__ = ["PriorOwner", "Report", "check", "prior_owners", "uncalibrated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,26 @@ def check(graph: Graph) -> Report:
     modules = graph.build()
     owners = prior_owners(graph, modules)
     tree = graph.is_tree()
-    trusted = all(trust == 1 for node in graph.nodes.values() for trust in node.trust.values())
-    plain = trusted and all(owner.kind != "combine" for owner in owners.values())
+    tempered = any(node.exponents for node in graph.nodes.values())
+    plain = not tempered and all(owner.kind != "combine" for owner in owners.values())
     cost = {name: traits(module).cost for name, module in modules.items()}
     warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules)]
     sure = all(traits(module).exact and not traits(module).note for module in modules.values())
     exact = tree and plain and sure
+    warnings += uncalibrated(graph, modules)
     return Report(owners, tree, exact, cost, tuple(warnings))
+
+
+def uncalibrated(graph: Graph, modules: Mapping[str, Module]) -> list[str]:
+    """Say which frozen modules enter a product uncalibrated: nobody has checked how sure they may be."""
+    return [
+        f"{node.name}: frozen, and not calibrated: how sure it is may be wrong; write calibrate: senses under run, or "
+        "trust it less"
+        for node in graph.nodes.values()
+        if isinstance(modules[node.name], Embeds)
+        and not node.calibration
+        and any(len(graph.bound(variable)) > 1 for variable in node.bindings.values())
+    ]
 
 
 def _about_priors(graph: Graph, modules: Mapping[str, Module], owners: Mapping[str, PriorOwner]) -> list[str]:
@@ -144,6 +157,8 @@ def _about_nodes(graph: Graph, modules: Mapping[str, Module]) -> list[str]:
         promised = traits(modules[node.name])
         found += [f"{node.name}.{port}: its messages are raised to the power {trust:g}, so no log evidence is reported"
                   for port, trust in node.trust.items() if trust != 1]  # fmt: skip
+        found += [f"{node.name}.{port}: calibrated to the power {power:.3g}, so no log evidence is reported"
+                  for port, power in node.calibration.items() if power != 1 and port != "data"]  # fmt: skip
         if promised.note:
             found.append(f"{node.name}: {promised.note}")
         if promised.thaw:

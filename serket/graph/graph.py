@@ -45,6 +45,8 @@ class Node:
         ports: the resolved ports by name, lists expanded (``views[0]``).
         bindings: variable per port, in the same order.
         trust: exponent per port on the message that leaves it; 1 where absent.
+        calibration: exponent per port, fitted on held-out rows, that joins trust; under ``data``, of p(data | latents)
+            as imagined. Empty: never calibrated.
         data: the key of its array in the data file, or None.
         options: keyword arguments of its class.
         fit: keyword arguments of its ``fit``.
@@ -60,12 +62,19 @@ class Node:
     ports: Mapping[str, Port]
     bindings: Mapping[str, str]
     trust: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, float] = field(default_factory=dict)
     data: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     refit: Mapping[str, Any] = field(default_factory=dict)
     feedback: bool = True
     where: str | None = field(default=None, compare=False)
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        """What the extrinsic message at a port is raised to: trust times calibration; ports of 1 are left out."""
+        every = {port: self.trust.get(port, 1.0) * self.calibration.get(port, 1.0) for port in self.ports}
+        return {port: exponent for port, exponent in every.items() if exponent != 1}
 
     @property
     def couples_rows(self) -> bool:
@@ -105,6 +114,7 @@ class Graph:
     name: str = "graph"
     data: str | None = None
     rounds: int = 0
+    calibrate: Literal["none", "senses", "labels"] = "none"
     explore: int = 8
     seed: int = 0
     stream: StreamEntry | None = None
@@ -158,6 +168,21 @@ class Graph:
         return [here for part in parts if len(here := [name for name in time if ("node", name) in part]) > 1]
 
     @property
+    def concept(self) -> str | None:
+        """What a ``concept`` port is bound to, or the categorical variable that the last node without data is."""
+        if named := [node.bindings["concept"] for node in self.nodes.values() if "concept" in node.bindings]:
+            return named[-1]
+        nodes = [node for node in self.nodes.values() if node.data is None] or list(self.nodes.values())
+        bound = [v for node in nodes for v in node.bindings.values()]
+        found = [v for v in bound if self.variables[v].family == Family.CATEGORICAL]
+        return found[-1] if found else None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a share of the training rows is kept from every fit: to judge rounds by, or to calibrate on."""
+        return self.rounds > 0 or self.calibrate != "none"
+
+    @property
     def dtype(self) -> torch.dtype:
         """The floating type messages have before any data says otherwise."""
         return torch.get_default_dtype()
@@ -168,7 +193,7 @@ def _check_thawed(graph: Graph, modules: Mapping[str, Module], composer: Node, n
     views = {v for port, v in composer.bindings.items() if composer.ports[port].role == Role.CHILD}
     below = {n for n, node in graph.nodes.items() if node.data is not None and views & set(node.bindings.values())}
     able = [n for n in below if isinstance(modules[n], Thawable) and len(graph.nodes[n].bindings) == 1
-            and not graph.nodes[n].trust]  # fmt: skip
+            and not graph.nodes[n].exponents]  # fmt: skip
     if name not in able:
         node = graph.nodes.get(name)
         found = "no such module" if node is None else f"a {node.type} under it" if name in below else f"a {node.type}"

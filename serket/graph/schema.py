@@ -22,6 +22,7 @@ __all__ = ["A_NAME", "Binding", "File", "GaussianPrior", "Run", "VariableEntry",
 A_NAME = "the name of one variable"  # tags a branch, and is what errors say was expected there
 Name = Annotated[str, Field(pattern=r"^[^\W\d][\w-]*$")]
 Trust = Annotated[float, Field(gt=0, le=1, description="exponent on the messages that leave; 1 is full trust")]
+Calibration = Annotated[float, Field(gt=0, le=100, description="exponent fitted on held-out rows")]
 Switch = Annotated[bool, WithJsonSchema({"enum": [True, False, "on", "off"]})]
 
 
@@ -59,6 +60,9 @@ class Run(_Strict):
     """The section ``run:``."""
 
     rounds: int = Field(0, ge=0, description="rounds of mutual learning")
+    calibrate: Literal["none", "senses", "labels"] = Field(
+        "none", description="fit exponents on held-out rows: by how senses predict each other, and by labels"
+    )
     explore: int = Field(8, ge=0, description="other divisions of concepts tried in a round")
     seed: int = Field(0, ge=0)
     feedback: Switch = Field(True, description="off: no module learns from what stands above it")
@@ -125,14 +129,18 @@ def entry_model(cls: type, kind: Kind, name: str) -> type[BaseModel]:
         "ports": (bindings, ...),
         "data": (str | None, Field(None, min_length=1, description="the key of its array in the data file")),
         "trust": (Trust | None, None),
+        "calibration": (
+            dict[str, Calibration],
+            Field({}, description="exponents by port, and of what is imagined under `data`: serket run writes them"),
+        ),
         "feedback": (Switch | None, Field(None, description="off: does not learn from what stands above it")),
     }
     if hasattr(cls, "fit"):
         fit = create_model(f"{kind}_{name}_fit", __base__=_Strict, **_fields(options_of(cls.fit)))
         fields["fit"] = (fit | None, Field(None, description="options of its training"))
         fields["refit"] = (fit | None, Field(None, description="options of its training in rounds, over those of fit"))
-    if "trust" in options:  # The class's own, as in `product`.
-        del fields["trust"]
+    for own in {"trust", "calibration"} & options.keys():  # The class's own, as in `product`.
+        del fields[own]
     doc = (inspect.getdoc(cls) or name).splitlines()[0]
     return create_model(f"{kind}_{name}", __base__=_Strict, __doc__=doc, **fields, **_fields(options))
 

@@ -19,13 +19,14 @@ __all__ = ["dump", "to_yaml"]
 
 def to_yaml(graph: Graph) -> str:
     """Write the resolved graph, every default of its options written out, one line per entry."""
+    calibrate = {} if graph.calibrate == "none" else {"calibrate": graph.calibrate}
     sections: dict[str, Any] = {
         "serket": 1,
         "data": graph.data,
         "variables": {name: _variable(variable) for name, variable in graph.variables.items()},
         "modules": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "module"},
         "composers": {name: _node(node) for name, node in graph.nodes.items() if node.kind == "composer"},
-        "run": {"rounds": graph.rounds, "explore": graph.explore, "seed": graph.seed},
+        "run": {"rounds": graph.rounds, **calibrate, "explore": graph.explore, "seed": graph.seed},
         "stream": None if graph.stream is None else graph.stream.model_dump(exclude_unset=True),
     }
     return dump({key: section for key, section in sections.items() if section is not None and section != {}})
@@ -72,6 +73,8 @@ def _node(node: Node) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": node.type, "ports": ports}
     if node.data is not None:
         entry["data"] = node.data
+    if node.calibration:
+        entry["calibration"] = dict(node.calibration)
     entry |= _plain(node.options)
     if node.fit:
         entry["fit"] = _plain(node.fit)

@@ -72,10 +72,10 @@ def divide(rows: Evidence, share: float, seed: int, *, together: bool = False) -
     names = groups.unique()
     if len(names) < 2:
         raise MessageError(
-            "rounds need rows to judge by",
+            "rounds and calibration need rows to judge by",
             expected="two training rows or more, or two sequences",
             found=f"{len(names)}",
-            fix="give more rows, name shorter sequences in <key>_sequence, or write rounds: 0",
+            fix="give more rows, name shorter sequences in <key>_sequence, or write rounds: 0 and calibrate: none",
         )
     count = max(1, round(share * len(names)))
     if together and rows.sequence is None:
