@@ -8,6 +8,12 @@ from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
 from serket.modules.dynamics import Dynamics
 from serket.modules.flow import Flow
+from serket.modules.frozen.callable import Callable
+from serket.modules.frozen.onnx import Onnx
+from serket.modules.frozen.sklearn import Sklearn
+from serket.modules.frozen.timm import Timm
+from serket.modules.frozen.torch import Torch
+from serket.modules.frozen.transformers import Transformers
 from serket.modules.gan import GAN
 from serket.modules.gmm import GaussianMixture
 from serket.modules.hmm import HiddenMarkov
@@ -27,6 +33,7 @@ __all__ = [
     "Bag",
     "BlackBox",
     "Broadcast",
+    "Callable",
     "Classifier",
     "CountVAE",
     "Dynamics",
@@ -36,6 +43,11 @@ __all__ = [
     "LinearGaussian",
     "Markov",
     "MultinomialMixture",
+    "Onnx",
     "Pool",
+    "Sklearn",
     "Table",
+    "Timm",
+    "Torch",
+    "Transformers",
 ]

@@ -22,7 +22,7 @@ from serket.protocol import (
     Trainable,
     extrinsic,
 )
-from serket.registry import hypotheses, register
+from serket.registry import encoder, hypotheses, network, register
 
 __version__ = "0.1.0"
 
@@ -52,11 +52,13 @@ __all__ = [
     "add",
     "check",
     "compare",
+    "encoder",
     "extrinsic",
     "fit",
     "hypotheses",
     "load",
     "load_graph",
+    "network",
     "refit",
     "register",
     "swap",

@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from serket.errors import GraphError, suggestion
 from serket.protocol import Port
 
 __all__ = [
+    "Encoder",
     "Kind",
     "class_ports",
+    "encoder",
+    "encoder_of",
     "hypotheses",
     "hypotheses_of",
     "lookup",
+    "network",
+    "network_of",
     "options_of",
     "place_of",
     "plug",
@@ -29,8 +35,20 @@ __all__ = [
 ]
 
 Kind = Literal["module", "composer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """What ``@serket.encoder`` registered, and the version it states, if any."""
+
+    function: Any
+    version: str | None = None
+
+
 _CLASSES: dict[tuple[Kind, str], type] = {}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {}
+_ENCODERS: dict[str, Encoder] = {}
+_NETWORKS: dict[str, Callable[..., Any]] = {}
 _INJECTED = {"self", "ports", "evidence", "inbox", "generator", "owned", "progress"}
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +115,88 @@ def hypotheses_of(name: str) -> Callable[..., Any]:
             fix=f"{near} If the function is yours: --plugin, with its file",
         )
     return _FUNCTIONS[name]
+
+
+def encoder(name: str, *, version: str | None = None) -> Callable[[F], F]:
+    """Make a function or a fitted estimator available to ``callable`` and ``sklearn``; use it as a decorator.
+
+    The function is ``encode(values) -> embeddings``: from a numpy array ``(rows, ...)``, in the shape of the data, to
+    ``(rows, E)``, row by row; rows it cannot read are NaN. An estimator is passed: ``serket.encoder("pca")(fitted)``.
+    Installed packages offer theirs by the entry-point group ``serket.encoders``.
+
+    Args:
+        name: what YAML calls it; registered again, the last one counts if it is of the same function or class.
+        version: stands for its weights and code where they cannot be hashed; raise it when they change.
+
+    Raises:
+        GraphError: another encoder has the name.
+    """
+
+    def keep(function: F) -> F:
+        known = _ENCODERS.get(name)
+        if known is not None:
+            _same("encoders", name, known.function, function)
+        _ENCODERS[name] = Encoder(function, version)
+        return function
+
+    return keep
+
+
+def network(name: str) -> Callable[[F], F]:
+    """Make a ``torch.nn.Module`` class, or a function that makes one, available to ``torch``; use it as a decorator.
+
+    Its weights come from a file; installed packages offer theirs by the entry-point group ``serket.networks``.
+
+    Raises:
+        GraphError: another network has the name.
+    """
+
+    def keep(function: F) -> F:
+        if name in _NETWORKS:
+            _same("networks", name, _NETWORKS[name], function)
+        _NETWORKS[name] = function
+        return function
+
+    return keep
+
+
+def encoder_of(name: str) -> Encoder:
+    """Return what is registered under the name of an encoder; raises like :func:`hypotheses_of`."""
+    return cast(Encoder, _offered("encoder", name, _ENCODERS, encoder))
+
+
+def network_of(name: str) -> Callable[..., Any]:
+    """Return what is registered under the name of a network; raises like :func:`hypotheses_of`."""
+    return cast(Callable[..., Any], _offered("network", name, _NETWORKS, network))
+
+
+def _offered(what: str, name: str, known: Mapping[str, Any], keep: Callable[[str], Callable[[Any], Any]]) -> Any:
+    points = entry_points(group=f"serket.{what}s")
+    if name not in known:
+        for point in points.select(name=name):  # only the one asked for is imported
+            keep(name)(point.load())
+    if name not in known:
+        there = sorted({*known, *points.names})
+        near = suggestion(name, there) or f'decorate yours with @serket.{what}("{name}").'
+        raise GraphError(
+            f"no {what} is called '{name}'", available=there, fix=f"{near} If it is yours: --plugin, with its file"
+        )
+    return known[name]
+
+
+def _same(what: str, name: str, known: Any, new: Any) -> None:
+    """Refuse two things of one name, but for what a notebook defines again."""
+
+    def who(thing: Any) -> tuple[str, str]:
+        own = thing if hasattr(thing, "__qualname__") else type(thing)
+        return own.__module__, own.__qualname__
+
+    if who(known) != who(new):
+        raise GraphError(
+            f"two {what} are registered as '{name}'",
+            found=f"{place_of(known)} and {place_of(new)}",
+            fix="register one of them under another name",
+        )
 
 
 def place_of(function: Callable[..., Any]) -> str:

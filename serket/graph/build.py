@@ -21,7 +21,7 @@ from serket.graph.write import dump
 from serket.graph.yaml import Tree, read, tree_of
 from serket.registry import Kind, class_ports, lookup, registered
 
-__all__ = ["graph_of", "load_graph", "parse_graph", "shipped", "text_of"]
+__all__ = ["anchored", "graph_of", "load_graph", "parse_graph", "shipped", "text_of"]
 
 
 def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
@@ -34,9 +34,9 @@ def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
         ShapeError: a port and its variable have different sizes.
     """
     if isinstance(source, Mapping):
-        return graph_of(tree_of(dict(source), "graph"), "graph", dump(source))
+        return anchored(graph_of(tree_of(dict(source), "graph"), "graph", dump(source)), Path())
     text, name, folder = text_of(source)
-    return replace(parse_graph(text, name), folder=folder)
+    return replace(anchored(parse_graph(text, name), folder or Path()), folder=folder)
 
 
 def text_of(source: str | Path) -> tuple[str, str, Path | None]:
@@ -57,6 +57,17 @@ def text_of(source: str | Path) -> tuple[str, str, Path | None]:
         raise GraphError(
             "the file cannot be read", where=str(path), found=error.strerror, fix="check the path"
         ) from None
+
+
+def anchored(graph: Graph, folder: Path) -> Graph:
+    """Make the paths of model files (options named in ``paths`` of a class) absolute: a run may be read elsewhere."""
+    nodes = dict(graph.nodes)
+    for node in graph.nodes.values():
+        given = {name: node.options.get(name) for name in getattr(node.cls, "paths", ())}
+        full = {name: str((folder / path).resolve()) for name, path in given.items()
+                if isinstance(path, str) and not path.startswith(("package:", "~"))}  # fmt: skip
+        nodes[node.name] = replace(node, options={**node.options, **full})
+    return replace(graph, nodes=nodes)
 
 
 def shipped() -> dict[str, Traversable]:
