@@ -11,7 +11,7 @@ from types import ModuleType
 
 from serket.errors import GraphError, StateError, suggestion
 
-__all__ = ["found", "hashed", "needed", "part"]
+__all__ = ["found", "hashed", "installed", "located", "needed", "part"]
 
 CONVERT = {
     ".pkl": "save an estimator by skops.io.dump(estimator, 'model.skops'), a network by safetensors.torch.save_file",
@@ -141,6 +141,12 @@ def hashed(settings: str, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def installed(package: str, extra: str) -> None:
+    """Tell whether an optional package is there, importing nothing; raises like :func:`needed`."""
+    if find_spec(package) is None:
+        raise _absent(package, extra, "it is not installed")
+
+
 def needed(package: str, extra: str) -> ModuleType:
     """Import an optional package.
 
@@ -150,8 +156,9 @@ def needed(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise GraphError(
-            f"this type needs the package {package}",
-            found=f"{type(error).__name__}: {error}",
-            fix=f'pip install "serket-perception[{extra}]"',
-        ) from None
+        raise _absent(package, extra, str(error)) from None
+
+
+def _absent(package: str, extra: str, found: str) -> GraphError:
+    fix = f'pip install "serket-perception[{extra}]"'
+    return GraphError(f"this type needs the package {package}", found=found, fix=fix)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from serket.errors import GraphError
-from serket.modules.frozen.files import found, hashed, needed
+from serket.modules.frozen.files import found, hashed, installed, needed
 from serket.modules.frozen.reading import Frozen
 from serket.registry import register
 
@@ -41,7 +41,7 @@ class Onnx(Frozen):
     def prepare(self) -> None:
         """Find the file and the package."""
         self._path = found(self.file, (".onnx",), self.largest_mb)
-        needed("onnxruntime", "onnx")
+        installed("onnxruntime", "onnx")
         self._session: Any = None
 
     def _opened(self) -> Any:

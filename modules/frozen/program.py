@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def opened(path: Path) -> torch.nn.Module:
             found=f"{type(error).__name__}: {error}",
             fix="save it again with this version of torch",
         ) from None
+    logger = logging.getLogger("torch.export")
+    quiet, logger.disabled = logger.disabled, True  # it would print a traceback
     try:
         program = torch.export.load(copy)
         network: torch.nn.Module = program.module(check_guards=False)
@@ -82,6 +85,8 @@ def opened(path: Path) -> torch.nn.Module:
             found=str(error).splitlines()[0][:200],
             fix="save it again with this version of torch",
         ) from None
+    finally:
+        logger.disabled = quiet
     return network
 
 
@@ -109,6 +114,7 @@ def _copied(archive: zipfile.ZipFile, where: str) -> io.BytesIO:
             clean.writestr(name, content)
     if not models:
         raise KeyError("models")
+    copy.seek(0)
     return copy
 
 

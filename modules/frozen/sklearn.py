@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serket.errors import GraphError
-from serket.modules.frozen.files import found, hashed, needed
+from serket.modules.frozen.files import found, hashed, installed, needed
 from serket.modules.frozen.fingerprints import fingerprint_of
 from serket.modules.frozen.reading import Frozen
 from serket.registry import encoder_of, register
@@ -50,7 +50,7 @@ class Sklearn(Frozen):
         if self._path is None:
             self._opened()
         else:
-            needed("skops", "skops")
+            installed("skops", "skops")
 
     def _opened(self) -> Any:
         if self._estimator is None:

@@ -38,7 +38,6 @@ class Timm(Frozen):
     def prepare(self) -> None:
         """Find the folder's files and the package."""
         self._files = part(self.folder, ("config.json", "model.safetensors"), self.largest_mb)
-        needed("timm", "timm")
         self._network: Any = None
 
     def _opened(self) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from serket.errors import GraphError
-from serket.modules.frozen.files import hashed, located, needed, part
+from serket.modules.frozen.files import hashed, installed, located, needed, part
 from serket.modules.frozen.reading import Frozen
 from serket.registry import register
 
@@ -44,7 +44,7 @@ class Transformers(Frozen):
     def prepare(self) -> None:
         """Find the folder's files and the package."""
         self._files = part(self.folder, ("config.json", "model.safetensors"), self.largest_mb)
-        needed("transformers", "transformers")
+        installed("transformers", "transformers")
         place = located(self.folder)
         self._files += [place / name for name in TOKENIZER if (place / name).is_file()]
         self._network: Any = None
@@ -54,6 +54,9 @@ class Transformers(Frozen):
         if self._network is None:
             library, place = needed("transformers", "transformers"), str(located(self.folder))
             safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            bars = library.utils.logging
+            shown = bars.is_progress_bar_enabled()
+            bars.disable_progress_bar()
             try:
                 network, about = library.AutoModel.from_pretrained(
                     place, **safe, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -65,6 +68,9 @@ class Transformers(Frozen):
                     found=_line(error),
                     fix="the folder has to be of a model that transformers itself knows",
                 ) from None
+            finally:
+                if shown:
+                    bars.enable_progress_bar()
             missing = [name for name in about["missing_keys"] if "pooler" not in name]  # of no use to mean and cls
             wrong = missing or list(about["mismatched_keys"])
             if wrong:

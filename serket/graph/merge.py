@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serket.errors import GraphError, ShapeError, suggestion
-from serket.graph.build import graph_of, text_of
+from serket.graph.build import anchored, graph_of, text_of
 from serket.graph.graph import Graph, Node, Variable
 from serket.graph.write import dump, to_yaml
 from serket.graph.yaml import Tree, read, tree_of
@@ -122,7 +122,7 @@ def _merged(graph: Graph, part: Tree, folder: Path | None, replaced: str | None 
             )
         old = base.step(key) or Tree({}, section.where, section.key)
         base.value[key] = _over(old, section, depth=3 if key != "variables" else 2, replaced=replaced)
-    changed = graph_of(base, graph.name, dump(base.plain()))
+    changed = anchored(graph_of(base, graph.name, dump(base.plain())), folder or Path())
     return replace(changed, folder=graph.folder or folder)
 
 

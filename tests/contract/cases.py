@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.preprocessing import StandardScaler
 
 from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Trainable, traits
-from serket.registry import hypotheses, lookup
+from serket.registry import encoder, hypotheses, lookup, network
 
 ROWS = 6
 FIT_ROWS = 48
@@ -191,6 +193,16 @@ def _bags(values, generator):
     return torch.stack([2 * places.abs(), places + 1, 3 * places.square()], -1).round(), weights
 
 
+@encoder("case_rows")
+def _rows(values):
+    return values.reshape(len(values), -1)
+
+
+encoder("case_scaler")(StandardScaler().fit([[0.0, 1.0], [2.0, 3.0]]))
+network("case_linear")(torch.nn.Linear)
+FROZEN = Path(__file__).parents[1] / "frozen" / "files"
+
+
 def box(function, **options):
     drawn = {"sir": {"survivors": 20}, "mh": {"survivors": 20, "steps": 8}}.get(options.get("method"), {})
     return {"function": f"case_{function}", **drawn, **options}
@@ -228,6 +240,25 @@ CASES = [
     Case("module", "black_box", "bags", {"hypothesis": parent(3, Family.DIRICHLET)}, box("bags", missing=0.1), normal(2)),
     Case("module", "black_box", "bags-mh", {"hypothesis": parent(3, Family.DIRICHLET)},
          box("bags", method="mh", includes_prior=True, prior=[2.0, 1.0, 0.5]), normal(2)),
+    Case("module", "callable", "point", {"latent": parent(3)}, {"function": "case_rows"}, normal(5), deterministic=True),
+    Case("module", "callable", "gate", {"latent": parent(2)}, {"function": "case_rows", "gate": 0.5, "scaling": "none"},
+         normal(2), deterministic=True, full=True),
+    Case("module", "callable", "gaussian", {"latent": parent(2)}, {"function": "case_rows", "reading": "gaussian",
+         "form": "log_variance", "prior": {"mean": [0.5, 0.0], "covariance": [[40.0, 1.0], [1.0, 30.0]]}}, normal(4),
+         full=True, deterministic=True),
+    Case("module", "callable", "gaussian-gate", {"latent": parent(2)}, {"function": "case_rows", "reading": "gaussian",
+         "form": "log_variance", "prior": "standard", "gate": 0.5}, normal(4), deterministic=True),
+    Case("module", "callable", "categorical", {"latent": parent(3, CATEGORY)}, {"function": "case_rows",
+         "prior": [0.5, 0.3, 0.2]}, normal(3), deterministic=True),
+    Case("module", "onnx", "point", {"latent": parent(2)}, {"file": str(FROZEN / "linear.onnx"), "scaling": "overall"},
+         normal(5), deterministic=True),
+    Case("module", "sklearn", "point", {"latent": parent(2)}, {"estimator": "case_scaler"}, normal(5),
+         deterministic=True),
+    Case("module", "torch", "point", {"latent": parent(2)}, {"network": "case_linear", "scaling": "whiten",
+         "weights": str(FROZEN / "linear.safetensors"), "arguments": {"in_features": 3, "out_features": 5}}, normal(5),
+         deterministic=True),
+    *[Case("module", name, "point", {"latent": parent(2)}, {"folder": str(FROZEN / "folder")}, normal(5),
+           deterministic=True) for name in ("transformers", "timm")],
     Case("module", "table", "child", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY),
          "child": child(3, CATEGORY)}, {"values": TABLE}),
     Case("module", "table", "data", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY)},
@@ -352,6 +383,7 @@ TRAINABLE = [
         case.kind == "composer"
         and case.type in ("clusters", "coordinated", "joint", "kernel", "linear_gaussian", "relative", "workspace")
     )
+    or case.type in ("callable", "onnx", "sklearn", "timm", "torch", "transformers")
     or case.type in ("autoregressive", "flow", "gan")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
     or (case.kind, case.type) == ("composer", "workspace")

@@ -10,6 +10,7 @@ import pytest
 from serket import load
 from serket.graph import check, load_graph, parse_graph
 from serket.model import Model
+from serket.modules.frozen.reading import Frozen
 from serket.registry import lookup
 from serket.report.types import describe
 from tests.cli.conftest import serket  # noqa: F401
@@ -87,6 +88,8 @@ def test_every_option_is_in_the_reference():
                 continue  # other tests register toys
             title = f"### `{name}`" + (f", the {kind}" if name == "linear_gaussian" else "")
             section = page.split(title + "\n")[1].split("\n##")[0]
+            if issubclass(lookup(name, kind), Frozen):
+                section += page.split("### Frozen encoders\n")[1].split("\n##")[0]
             options = about["options"] + [f"fit.{option}" for option in about["fit"]]
             for option in options + [f"port {port.partition(':')[0]}" for port in about["ports"]]:
                 written = option.partition("=")[0]
