@@ -20,7 +20,7 @@ from serket.data import Dataset
 from serket.errors import DataError, DataWarning, SerketError
 from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
-from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, raw_keys
+from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, layouts, raw_keys
 from serket.model import Model
 from serket.protocol import Embeds, Evidence, Trainable, couples_rows
 from serket.training.calibrate import calibrate
@@ -78,6 +78,7 @@ def fit(
     dataset = dataset_for(graph, data, strict=strict, test_fraction=test_fraction, seed=seed)
     model = Model(graph, modules, seed, str(device), data={"name": dataset.name, "sha256": dataset.sha256})
     model.widths = {key: dataset.arrays[key][0].size for key in model.keys if len(dataset.arrays.get(key, ()))}
+    model.layouts = layouts(graph, dataset)
     start = time.perf_counter()
     if not len(dataset.train):
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")

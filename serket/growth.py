@@ -17,7 +17,7 @@ from serket.data import load as load_data
 from serket.errors import DataError, DataWarning, SerketError, suggestion
 from serket.graph import Graph
 from serket.graph.merge import Fragment, grown, swapped
-from serket.inputs import Array, dataset_for, dtype_of, gather
+from serket.inputs import Array, dataset_for, dtype_of, gather, layouts, raw_keys
 from serket.model import Model
 from serket.protocol import Evidence, Module, Role, Trainable, traits
 from serket.store import state_hash
@@ -156,9 +156,10 @@ def carried_out(
     changed = replace(model, graph=graph, modules=modules, histories=dict(model.histories), rounds=list(model.rounds))
     changed.seconds, changed.widths, changed.data = dict(model.seconds), dict(model.widths), dict(model.data)
     changed.widths |= {n: dataset.arrays[n][0].size for n in changed.keys if len(dataset.arrays.get(n, ()))}
+    changed.layouts = {**model.layouts, **layouts(graph, dataset)}
     if data is not None and not dataset.missing:
         changed.data = {"name": dataset.name, "sha256": dataset.sha256}
-    dtype = changed.dtype = model.dtype or dtype_of(dataset)
+    dtype = changed.dtype = model.dtype or dtype_of(dataset, raw_keys(graph))
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
     alone_there = data is not None and len(dataset.arrays) == 1 and len(changed.keys) > 1
     together = _dataset(model, change, None, options) if alone_there and "source" in model.data else dataset

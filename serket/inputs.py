@@ -13,12 +13,13 @@ import torch
 from serket.data import Dataset
 from serket.data import load as load_data
 from serket.embedding import embedded
+from serket.engine.reading import Layout
 from serket.errors import DataError, DataWarning, GraphError, SerketError
 from serket.graph import Graph
 from serket.protocol import Embeds, Evidence, Module, couples_rows, traits
 from serket.rows import runs
 
-__all__ = ["Array", "check_device", "check_rows", "dataset_for", "dtype_of", "gather", "raw_keys"]
+__all__ = ["Array", "check_device", "check_rows", "dataset_for", "dtype_of", "gather", "layouts", "raw_keys"]
 
 Array = Any
 Report = Callable[[str, int, int, str], None]
@@ -138,6 +139,12 @@ def raw_keys(graph: Graph) -> frozenset[str]:
         if node.data is not None:
             embedding[node.data] &= hasattr(node.cls, "embed")
     return frozenset(key for key, embeds in embedding.items() if embeds)
+
+
+def layouts(graph: Graph, dataset: Dataset) -> dict[str, Layout]:
+    """Return type and shape of a row of each array that only encoders read."""
+    there = {key: dataset.raw(key, slice(0, 1)) for key in sorted(raw_keys(graph)) if key in dataset.arrays}
+    return {key: (array.dtype.name, array.shape[1:]) for key, array in there.items()}
 
 
 def dtype_of(dataset: Dataset, raw: Collection[str] = ()) -> torch.dtype:

@@ -15,6 +15,7 @@ from serket.data import Dataset
 from serket.data import load as load_data
 from serket.engine import Result, run
 from serket.engine.blame import blamed
+from serket.engine.reading import Layout
 from serket.errors import DataError, SerketError, StateError, suggestion
 from serket.graph import Graph, parse_graph
 from serket.graph.write import to_yaml
@@ -44,6 +45,7 @@ class Model:
         histories: curves of the fits, by module.
         data: name and hash of the data it was fitted on.
         widths: numbers in a row of each array it was fitted on, by data key.
+        layouts: type and shape of a row of each array that only encoders read, by data key.
         rounds: what was tried in rounds of mutual learning, and what was kept.
         dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
         changes: what was added, swapped and refitted since (:mod:`serket.growth`), oldest first.
@@ -59,6 +61,7 @@ class Model:
     dtype: torch.dtype | None = None
     rounds: list[Step] = field(default_factory=list)
     widths: dict[str, int] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -172,6 +175,7 @@ class Model:
             "data": self.data,
             "fit_seconds": self.seconds,
             "widths": self.widths,
+            **({"layouts": self.layouts} if self.layouts else {}),
             "dtype": str(self.dtype or "").removeprefix("torch."),
             **({"changes": self.changes} if self.changes else {}),
         }
@@ -261,6 +265,7 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
         data=dict(manifest.get("data", {})),
         dtype=getattr(torch, str(manifest.get("dtype") or "none"), None),
         widths=dict(manifest.get("widths", {})),
+        layouts={key: (str(name), tuple(shape)) for key, (name, shape) in manifest.get("layouts", {}).items()},
         changes=list(manifest.get("changes", [])),
     )
 

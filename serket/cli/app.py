@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from serket.cli.compare import compare
+from serket.cli.embed import embed
 from serket.cli.grow import add, refit, swap
 from serket.cli.look import check, draw, modules, schema
 from serket.cli.run import run
@@ -42,7 +43,7 @@ def options(
 
 
 for command in (
-    run, add, swap, refit, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema,
+    run, embed, add, swap, refit, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema,
 ):  # fmt: skip
     app.command()(command)
 

@@ -81,6 +81,7 @@ def filled(
     dataset: Dataset,
     key: str,
     *,
+    device: torch.device | str = "cpu",
     report: Report | None = None,
     cache: Cache | None = None,
 ) -> tuple[int, int, list[int]]:
@@ -91,7 +92,7 @@ def filled(
     """
     here = np.flatnonzero(dataset.present(key))
     made, unread = 0, []
-    for done, part, new in _embeddings(name, module, dataset, key, here, report, cache):
+    for done, part, new in _embeddings(name, module, dataset, key, here, report, cache, device):
         made += new
         unread += here[done][~np.isfinite(part).all(1)].tolist()
     return made, len(here) - made, unread

@@ -14,10 +14,11 @@ from torch import Tensor
 from serket.engine.blame import blamed
 from serket.engine.inference import Inference
 from serket.engine.plan import Call, Edge, Plan, plan
-from serket.errors import MessageError, SerketError
+from serket.engine.reading import Layout, Readings
+from serket.errors import DataError, MessageError, SerketError
 from serket.graph.graph import Graph
 from serket.messages import Atoms, Gaussian, Message, projected
-from serket.protocol import Evidence, Filters, Module, extrinsic, traits
+from serket.protocol import Embeds, Evidence, Filters, Module, extrinsic, traits
 from serket.rows import seeded
 
 __all__ = ["Carried", "Stepper"]
@@ -56,6 +57,7 @@ class Stepper:
         on_error: per sensor, what happens when its module raises or answers with NaN: ``fail`` passes the error on;
             ``skip`` goes on without it; ``restart`` makes it anew by ``reload``, three times at most.
         reload: returns a fresh module, by node name.
+        layouts: type and shape of a row, of the keys that modules read which embed.
     """
 
     def __init__(
@@ -71,11 +73,14 @@ class Stepper:
         gates: Mapping[str, float] | None = None,
         on_error: Mapping[str, OnError] | None = None,
         reload: Callable[[str], Module] | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         self.graph, self.modules, self.dtype, self.device = graph, dict(modules), dtype, device
         self.plan: Plan = plan(graph, modules, dtype, device)
         self.gates, self.on_error, self._reload = dict(gates or {}), dict(on_error or {}), reload
         self._frame, self._tau = frame_ns, tau_ns
+        self._embeds = {name for name, module in self.modules.items() if isinstance(module, Embeds)}
+        self._readings = Readings(layouts or {}, device)
         for name in self.gates:
             _check_gate(self.plan, graph, name)
         self._generators = {name: seeded(seed, name, device=device) for name in modules}
@@ -151,8 +156,13 @@ class Stepper:
         """Let a sensor's module answer its reading; where it hears others too, keep the reading for its turn."""
         sensor = self.plan.sensors[key]
         last = self._last.get(key)
-        tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
-        one = Evidence(self._row, tensor.to(self.device, self.dtype).unsqueeze(0), self._seen)
+        if sensor.node in self._embeds:
+            tensor = self._embedded(key, sensor.node, values, failed, seconds)
+            if tensor is None:
+                return
+        else:
+            tensor = (values if isinstance(values, Tensor) else torch.from_numpy(values)).unsqueeze(0)
+        one = Evidence(self._row, tensor.to(self.device, self.dtype), self._seen)
         if sensor.port is None:
             evidence[sensor.node] = one
             return
@@ -167,6 +177,24 @@ class Stepper:
         if message is not None:
             fading = math.exp(-age / self._tau) if age is not None and self._tau is not None else 1.0
             said[edge] = message if fading == 1.0 else message**fading
+
+    def _embedded(
+        self, key: str, name: str, values: Any, failed: dict[str, str], seconds: dict[str, float]
+    ) -> Tensor | None:
+        """Return a reading's embedding; None where the encoder cannot read it: it is no reading then, and counted."""
+        module, start = self.modules[name], time.perf_counter()
+        try:
+            with blamed(name, module):
+                return self._readings.embedded(key, values, cast(Embeds, module))
+        except Exception as error:
+            if not isinstance(error, DataError) and self.on_error.get(key, "fail") == "fail":
+                raise
+            failed[key] = _told(error)
+            if not isinstance(error, DataError):
+                self._restart(name, key)
+            return None
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
     def _pass(
         self,
@@ -244,7 +272,7 @@ class Stepper:
         except Exception as error:
             if self.on_error.get(key, "fail") == "fail":
                 raise
-            failed[key] = str(error).splitlines()[0] if isinstance(error, SerketError) else repr(error)
+            failed[key] = _told(error)
             self._restart(name, key)
             return {}
         finally:
@@ -343,6 +371,10 @@ def deviations(message: Message, cavity: Message) -> float:
     width, cube_root = 2 / (9 * size), (squared / size) ** (1 / 3)
     away: float = (cube_root - 1 + width) / math.sqrt(width)
     return away
+
+
+def _told(error: Exception) -> str:
+    return str(error).splitlines()[0] if isinstance(error, SerketError) else repr(error)
 
 
 def _finite(message: Message) -> bool:

@@ -51,6 +51,7 @@ def open_stream(
         gates=gates,
         on_error={name: entry.sensor(name).on_error or entry.on_error for name in [*sizes, *model.graph.nodes]},
         reload=_reloading(model),
+        layouts=model.layouts,
     )
     return Pipeline(entry, sizes, engine, service=service)
 
