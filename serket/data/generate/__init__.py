@@ -16,6 +16,7 @@ from serket.data.generate.named import digits_named
 from serket.data.generate.objects import objects
 from serket.data.generate.orbit import orbit
 from serket.data.generate.panels import panels
+from serket.data.generate.senses import senses
 from serket.data.generate.spoken import spoken
 from serket.data.generate.tracking import tracking
 
@@ -34,6 +35,7 @@ GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
     "objects": objects,
     "orbit": orbit,
     "panels": panels,
+    "senses": senses,
     "spoken": spoken,
     "tracking": tracking,
 }
