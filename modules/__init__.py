@@ -8,6 +8,7 @@ from serket.modules.classifier import Classifier
 from serket.modules.count_vae import CountVAE
 from serket.modules.dynamics import Dynamics
 from serket.modules.flow import Flow
+from serket.modules.flow_vae import FlowVAE
 from serket.modules.frozen.callable import Callable
 from serket.modules.frozen.onnx import Onnx
 from serket.modules.frozen.sklearn import Sklearn
@@ -38,6 +39,7 @@ __all__ = [
     "CountVAE",
     "Dynamics",
     "Flow",
+    "FlowVAE",
     "GaussianMixture",
     "HiddenMarkov",
     "LinearGaussian",

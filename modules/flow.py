@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from serket.modules.bijection import Bijection
 from serket.modules.density import ClassDensity, varying
 from serket.protocol import Port
 from serket.registry import register
@@ -49,55 +49,26 @@ class Flow(ClassDensity):
     ) -> None:
         super().__init__(ports, noise)
         self.transforms, self.hidden, self.bins = transforms, list(hidden), bins
-        self._nets: dict[Any, nn.Module] = {}
+        self._flow = Bijection(self._build)
 
     def _initial(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         location, scale = varying(values)
-        weights = {"location": location, "scale": scale}
-        for name, like in self._net(values).named_parameters():
-            # As zuko draws them, but from the generator; the last layers small: at first f is nearly the identity.
-            into = like.shape[-1] if like.dim() > 1 else weights[f"net.{name.removesuffix('bias')}weight"].shape[-1]
-            drawn = torch.rand(like.shape, generator=generator, dtype=values.dtype, device=values.device)
-            weights[f"net.{name}"] = (2 * drawn - 1) / math.sqrt(into)
-        return weights
+        return {"location": location, "scale": scale, **self._flow.initial(values, self.categories, generator)}
 
     def _inputs(self, weights: Mapping[str, Tensor], values: Tensor) -> Tensor:
         return (values - weights["location"]) / weights["scale"]
 
     def _log_prob(self, weights: Mapping[str, Tensor], inputs: Tensor, given: Tensor) -> Tensor:
-        return self._call(weights, inputs, given, False) - weights["scale"].log().sum()
+        found: Tensor = self._flow(weights, inputs, given, "log_prob")
+        return found - weights["scale"].log().sum()
 
     def _map(self, weights: Mapping[str, Tensor], uniform: Tensor, given: Tensor) -> Tensor:
         with torch.no_grad():
-            drawn = self._call(weights, torch.special.ndtri(uniform), given, True)
+            drawn: Tensor = self._flow(weights, torch.special.ndtri(uniform), given, "inverse")
         return weights["location"] + weights["scale"] * drawn
 
-    def _call(self, weights: Mapping[str, Tensor], x: Tensor, given: Tensor, inverse: bool) -> Tensor:
-        parameters = {name[4:]: value for name, value in weights.items() if name.startswith("net.")}
-        found: Tensor = torch.func.functional_call(self._net(x), parameters, (x, given, inverse))
-        return found
+    def _build(self, columns: int, context: int) -> nn.Module:
+        from zuko.flows import NSF  # not before it is needed
 
-    def _net(self, like: Tensor) -> nn.Module:
-        """Return the flow's shape, in the dtype and on the device of data; its own parameters are never used."""
-        key = (like.shape[-1], like.dtype, like.device)
-        if key not in self._nets:
-            from zuko.flows import NSF  # not before it is needed
-
-            with torch.random.fork_rng(devices=[]):  # it draws parameters when it is built
-                flow = NSF(like.shape[-1], self.categories, transforms=self.transforms, bins=self.bins,
-                           hidden_features=self.hidden)  # fmt: skip
-            self._nets[key] = _Callable(flow).to(like.device, like.dtype)
-        return self._nets[key]
-
-
-class _Callable(nn.Module):
-    """log p(x | c), or x of a standard normal: in one call, in which parameters can be replaced."""
-
-    def __init__(self, flow: nn.Module) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, x: Tensor, c: Tensor, inverse: bool) -> Tensor:
-        law = self.flow(c)
-        found: Tensor = law.transform.inv(x) if inverse else law.log_prob(x)
-        return found
+        flow: nn.Module = NSF(columns, context, transforms=self.transforms, bins=self.bins, hidden_features=self.hidden)
+        return flow

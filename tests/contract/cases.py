@@ -289,6 +289,10 @@ CASES = [
     Case("module", "gan", "full-inbox", {"latent": parent(3)}, {"hidden": [8, 8]}, normal(4), BRIEF, full=True),
     Case("module", "flow", "data", {"given": parent(3, CATEGORY)}, {**NETWORK, "bins": 4}, clumps, ROUGH),
     Case("module", "flow", "one-column", {"given": parent(2, CATEGORY)}, {**NETWORK, "bins": 4}, normal(1), ROUGH),
+    Case("module", "flow_vae", "data", {"latent": parent(2)}, NETWORK, normal(5), BRIEF),
+    Case("module", "flow_vae", "full-inbox", {"latent": parent(3)}, {**NETWORK, "likelihood": "bernoulli"}, whole(4, 2), BRIEF,
+         full=True),
+    Case("module", "flow_vae", "one-dimension", {"latent": parent(1)}, NETWORK, normal(3), BRIEF),
     Case("module", "count_vae", "gaussian", {"words": parent(3, Family.DIRICHLET)}, NETWORK, normal(5), BRIEF),
     Case("module", "count_vae", "bernoulli", {"words": parent(4, Family.DIRICHLET)},
          {**NETWORK, "likelihood": "bernoulli", "tokens": 3.0}, whole(4, 2), BRIEF),
@@ -384,7 +388,7 @@ TRAINABLE = [
         and case.type in ("clusters", "coordinated", "joint", "kernel", "linear_gaussian", "relative", "workspace")
     )
     or case.type in ("callable", "onnx", "sklearn", "timm", "torch", "transformers")
-    or case.type in ("autoregressive", "flow", "gan")
+    or case.type in ("autoregressive", "flow", "flow_vae", "gan")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
     or (case.kind, case.type) == ("composer", "workspace")
 ]
