@@ -136,6 +136,17 @@ def planned_refit(model: Model, module: str, *, fresh: bool = False) -> Change:
     return _warned(Change("refit", model.graph, (module,), _touches(model.graph, frozenset({module})), fresh))
 
 
+def _uncalibrated(change: Change) -> Change:
+    """Forget the exponents of what is another module now: they were fitted to the old one."""
+    nodes = dict(change.graph.nodes)
+    for name, touch in change.touches.items():
+        if touch.views is None and touch.along is None and nodes[name].calibration:
+            nodes[name] = replace(nodes[name], calibration={})
+            text = f"'{name}' was calibrated, and is another module now: its exponents are gone"
+            change = replace(change, warnings=(*change.warnings, text))
+    return replace(change, graph=replace(change.graph, nodes=nodes))
+
+
 def carried_out(
     model: Model, change: Change, data: Data = None, *, report: Report | None = None, **options: Any
 ) -> Model:
@@ -273,7 +284,7 @@ def _warned(change: Change) -> Change:
             texts.append(
                 f"'{name}' ({node.type}) learned from {touch.why}, which means something else now: it is fitted again"
             )
-    return replace(change, warnings=tuple(texts))
+    return _uncalibrated(replace(change, warnings=tuple(texts)))
 
 
 def _check_name(model: Model, module: str) -> None:

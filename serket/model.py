@@ -24,6 +24,7 @@ from serket.inputs import Array, check_rows, dataset_for, dtype_of, gather, raw_
 from serket.messages import projected
 from serket.predictive import sharpened
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
+from serket.retrieval import Retrieval, nearest, reader
 from serket.rows import chunks, seeded
 from serket.training.mutual import Step
 
@@ -131,28 +132,64 @@ class Model:
             raise DataError(
                 f"no module can imagine '{to}'",
                 available=[key for key in generators if key],
-                fix="only modules with a predict method imagine their data",
+                fix="only modules with a predict method imagine their data; infer gives its latent, retrieve examples",
             )
         dataset = self._dataset(given)
-        keys = self._known(observe) if observe is not None else [key for key in dataset.arrays if key in self.keys]
-        if to in keys and observe is not None:
-            raise DataError(
-                f"'{to}' cannot be imagined from itself",
-                available=[key for key in self.keys if key != to],
-                fix="give other senses, or none",
-            )
+        keys = self._others(to, dataset, observe)
         name = generators[to]
         module, node = cast(Generative, self.modules[name]), self.graph.nodes[name]
         options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self._dtype(dataset)}
         parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
-        for part in self._evidence(dataset, [key for key in keys if key != to], rows, CHUNK // 4):
+        for part in self._evidence(dataset, keys, rows, CHUNK // 4):
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: projected(beliefs[variable]) for port, variable in node.bindings.items()}
             with blamed(name, module):
                 predicted = sharpened(module.predict(inbox, generator=generator), node.calibration.get("data", 1.0))
             parts.append(imagined(predicted, samples, generator, beliefs.row_id))
         return Imagination.joined(parts)
+
+    def retrieve(
+        self,
+        to: str,
+        given: Mapping[str, Array] | Dataset | str | Path,
+        among: Mapping[str, Array] | Dataset | str | Path,
+        *,
+        top: int = 5,
+        observe: Iterable[str] | str | None = None,
+        rows: Any = None,
+        among_rows: Any = None,
+        active: frozenset[str] | None = None,
+    ) -> Retrieval:
+        """Return the stored examples of one sense that others call to mind, by log p(example | given) / p(example).
+
+        Works for modules with a decoder and without: what is compared is the reading of the example's latent with the
+        belief about it (:func:`serket.retrieval.ranked`).
+
+        Args:
+            to: the data key; what ``given`` holds of it is not looked at.
+            given, observe, rows, active: as in :meth:`generate`.
+            among: the stored examples; only rows that have ``to``.
+            top: how many, at most as many as are stored.
+            among_rows: only these rows of stored examples in a :class:`Dataset`.
+
+        Raises:
+            DataError: an unknown key, no stored example, or a module with no one latent to tell examples apart by.
+        """
+        (to,) = self._known([to])
+        if top < 1:
+            raise DataError("nothing is to be retrieved", expected="top of 1 or more", found=str(top))
+        name = reader(self.graph, to)
+        dataset = self._dataset(given)
+        shelf = self._dataset(among)
+        evidence = self._evidence(dataset, self._others(to, dataset, observe), rows, CHUNK // 4)
+        numbers = shelf.numbers(among_rows)
+        dtype = self._dtype(dataset)
+        stored = gather(self.graph, self.modules, shelf, numbers, dtype=dtype, device=self.device, observe=[to])[name]
+        options: dict[str, Any] = {"top": top, "seed": self.seed, "dtype": dtype}
+        used = {n: module for n, module in self.modules.items() if active is None or n in active or n == name}
+        places = torch.as_tensor(numbers, device=self.device)
+        return nearest(self.graph, used, evidence, name, stored, places, **options)
 
     def dataset(self, **options: Any) -> Dataset:
         """Load the data the graph names, with their split; options as in :func:`serket.data.load`."""
@@ -192,6 +229,17 @@ class Model:
                     fix=suggestion(key, self.keys) or "use one of these",
                 )
         return known
+
+    def _others(self, to: str, dataset: Dataset, observe: Iterable[str] | str | None) -> list[str]:
+        """Return what is observed of a data set to imagine a sense from: not that sense itself."""
+        keys = self._known(observe) if observe is not None else [key for key in dataset.arrays if key in self.keys]
+        if to in keys and observe is not None:
+            raise DataError(
+                f"'{to}' cannot be imagined from itself",
+                available=[key for key in self.keys if key != to],
+                fix="give other senses, or none",
+            )
+        return [key for key in keys if key != to]
 
     def _dataset(self, data: Mapping[str, Array] | Dataset | str | Path) -> Dataset:
         if isinstance(data, Dataset):

@@ -15,7 +15,7 @@ from serket.cli.look import check, draw, modules, schema
 from serket.cli.run import run
 from serket.cli.shared import err
 from serket.cli.stream import replay, stream
-from serket.cli.use import evaluate, generate, infer
+from serket.cli.use import evaluate, generate, infer, retrieve
 from serket.report.status import status
 
 app = typer.Typer(
@@ -43,7 +43,8 @@ def options(
 
 
 for command in (
-    run, embed, add, swap, refit, compare, check, draw, infer, generate, evaluate, stream, replay, modules, schema,
+    run, embed, add, swap, refit, compare, check, draw, infer, generate, retrieve, evaluate, stream, replay, modules,
+    schema,
 ):  # fmt: skip
     app.command()(command)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -91,6 +92,55 @@ def generate(
         for name, array in arrays.items():
             show_text(f"{name}  {' x '.join(map(str, array.shape))}")
         written(out, "imagined.npz")
+
+
+def retrieve(
+    run: RunArg,
+    to: Annotated[str, typer.Option("--to", help="The data key of the examples.")],
+    given: Annotated[
+        str | None, typer.Option("--given", help="Data keys that call them to mind: a,b; else all others.")
+    ] = None,
+    data: DataOpt = None,
+    among: Annotated[
+        Path | None, typer.Option("--among", help="The stored examples; else the training rows of the run's data.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Examples per row.")] = 5,
+    out: OutOpt = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw the first ten rows: nearest.png.")] = None,
+    seed: SeedOpt = None,
+    strict: StrictOpt = False,
+    test_fraction: FractionOpt = 0.2,
+    device: DeviceOpt = "cpu",
+    plugin: PluginOpt = None,
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Find the stored examples of one sense that others call to mind; without --data, for the run's test rows."""
+    plug(plugin)
+    from serket.inputs import dataset_for
+    from serket.report.arrays import retrieval_as_arrays, write_arrays
+    from serket.report.figures import draw_retrieved
+    from serket.report.table import retrieval_table
+
+    options: dict[str, Any] = {"strict": strict, "missing_ok": True, "test_fraction": test_fraction}
+    model, dataset = opened(run, data, device, seed, quiet, **options)
+    rows = dataset.test if data is None and len(dataset.test) else None
+    shelf, stored = dataset, dataset.train
+    if data is not None or among is not None:
+        source = str(among) if among is not None else model.data.get("source")
+        shelf = dataset_for(model.graph, source, seed=model.seed, **options)
+        stored = shelf.train if among is None else shelf.numbers()
+    found = model.retrieve(to, dataset, shelf, top=top, observe=keys_of(given, dataset), rows=rows, among_rows=stored)
+    arrays = retrieval_as_arrays(to, found, shelf)
+    if out is not None:
+        write_arrays(npz(out, data), arrays)
+    if picture is not None:
+        draw_retrieved(picture, found, to, given or "the others", dataset, rows, shelf)
+    if as_json:
+        show_json({name: list(array.shape) for name, array in arrays.items()})
+    elif not quiet:
+        show_text(retrieval_table(found))
+        written(out, "retrieved.npz")
 
 
 def evaluate(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from serket.data import Dataset
 from serket.engine import Result
 from serket.imagination import Imagination
 from serket.messages import Atoms, Categorical, Dirichlet, Gaussian
+from serket.retrieval import Retrieval
 from serket.store.files import naming
 
-__all__ = ["beliefs_as_arrays", "imagination_as_arrays", "write_arrays"]
+__all__ = ["beliefs_as_arrays", "imagination_as_arrays", "retrieval_as_arrays", "write_arrays"]
 
 
 def beliefs_as_arrays(result: Result) -> dict[str, Any]:
@@ -50,6 +52,13 @@ def imagination_as_arrays(key: str, imagined: Imagination, row_id: Any) -> dict[
     """Return ``<key>`` (mean) and ``<key>.std``, and, where there are, ``<key>.samples`` and ``<key>.probs``."""
     parts = {"": imagined.mean, ".std": imagined.std, ".samples": imagined.samples, ".probs": imagined.probs}
     return {f"{key}{end}": part for end, part in parts.items() if part is not None} | {"row_id": row_id}
+
+
+def retrieval_as_arrays(key: str, found: Retrieval, shelf: Dataset) -> dict[str, Any]:
+    """Return ``<key>``, the examples themselves ``(rows, top, ...)``, ``<key>.row_id``, ``score`` and ``row_id``."""
+    places = found.places.cpu().numpy()
+    arrays = {key: shelf.arrays[key][places], f"{key}.row_id": found.examples, "score": found.scores}
+    return {**arrays, "row_id": found.row_id}
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:

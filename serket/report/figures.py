@@ -14,8 +14,9 @@ from serket.graph.draw import picture
 from serket.model import Model
 from serket.protocol import couples_rows
 from serket.report.pictures import imagined_grid, rounds_of_learning, subset_accuracy
+from serket.retrieval import Retrieval
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_figures", "draw_retrieved"]
 
 ROWS, SAMPLES = 10, 5
 
@@ -56,6 +57,20 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
         given,
         to,
     )
+
+
+def draw_retrieved(
+    path: Path, found: Retrieval, to: str, given: str, dataset: Dataset, rows: Any, shelf: Dataset
+) -> None:
+    """Draw, for ten rows spread over all, what was there of a sense, and the examples that were retrieved."""
+    numbers = dataset.numbers(rows)
+    chosen = np.unique(np.linspace(0, len(numbers) - 1, ROWS).round().astype(np.int64))
+    examples = shelf.arrays[to][found.places.cpu().numpy()[chosen]].reshape(len(chosen), found.places.shape[1], -1)
+    true = None if to in dataset.missing else dataset.evidence(to, numbers[chosen]).values
+    first = np.zeros_like(examples[:, 0]) if true is None else true.numpy()
+    titles = ["true", "nearest", *map(str, range(2, examples.shape[1] + 1))]
+    shape = IMAGES.get(shelf.name, {}).get(to)
+    imagined_grid(path, first, examples[:, 0], examples[:, 1:], shape, given, to, titles=titles, how="retrieved")
 
 
 def _examples(dataset: Dataset, key: str) -> Any:

@@ -35,6 +35,8 @@ def imagined_grid(
     given: str,
     to: str,
     std: ArrayLike | None = None,
+    titles: Sequence[str] | None = None,
+    how: str = "imagined",
 ) -> None:
     """Draw, a row of pictures per row of data, what was there, the mean of what is imagined, and samples.
 
@@ -48,6 +50,8 @@ def imagined_grid(
         given: the senses it is imagined from, such as ``fou`` or ``fou+kar``.
         to: the sense that is imagined.
         std: ``(n, D)``: a column more, of the uncertainty (curves: a band of two standard deviations).
+        titles: of the columns, if not what they are of imagination.
+        how: what was done, for the title.
     """
     true, means, samples = (np.asarray(part, dtype=float) for part in (true, means, samples))
     spread = None if std is None else np.asarray(std, dtype=float)
@@ -55,6 +59,7 @@ def imagined_grid(
     if spread is not None and shape:
         columns["deviation"] = spread
     columns |= {f"sample {s + 1}": samples[:, s] for s in range(samples.shape[1])}
+    columns = dict(zip(titles or columns, columns.values(), strict=True))
     width, height = shape or (16, 9)
     cell = 0.75 if shape else 0.8
     figure = blank(max(2.6, (cell * width / height + 0.04) * len(columns)), cell * len(true) + 0.7)
@@ -73,7 +78,7 @@ def imagined_grid(
             else:
                 _curve(axis, values, true[row], spread[row] if column == 1 and spread is not None else None)
                 axis.set_ylim(low - margin, high + margin)
-    figure.suptitle(f"{to} imagined from {given}{'' if '+' in given else ' alone'}", fontsize=11, color=INK)
+    figure.suptitle(f"{to} {how} from {given}{'' if '+' in given else ' alone'}", fontsize=11, color=INK)
     save_picture(figure, path)
 
 

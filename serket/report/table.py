@@ -12,9 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["print_metrics", "tables"]
+from serket.retrieval import Retrieval
+
+__all__ = ["print_metrics", "retrieval_table", "tables"]
 
 _TITLES = {"probe_accuracy": "probe accuracy", "concept_ari": "concept ARI", "evidence": "evidence, nats"}
+
+
+def retrieval_table(found: Retrieval, most: int = 10) -> Table:
+    """Return the first rows of what was retrieved: the row, the examples' row ids, and the scores of first and last."""
+    table = Table("row", "nearest", "score, nats", box=None, pad_edge=False, header_style="bold")
+    for row, ids, scores in zip(found.row_id.tolist(), found.examples.tolist(), found.scores.tolist(), strict=True):
+        if table.row_count == most:
+            table.add_row("...", f"{len(found.row_id) - most} more rows", "")
+            break
+        shown = ", ".join(map(str, ids[:6])) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+        told = f"{scores[0]:.3g}" + (f" to {scores[-1]:.3g}" if len(scores) > 1 else "")
+        table.add_row(str(row), shown, told)
+    return table
 
 
 def print_metrics(metrics: Mapping[str, Any], console: Console | None = None) -> None:
