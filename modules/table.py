@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
 from serket.errors import DataError, GraphError, ShapeError, listed
@@ -26,7 +27,8 @@ class Table:
 
     Args:
         ports: ``given`` (parents, categorical, any number) and ``child``; leave ``child`` out if y is data.
-        values: nested lists, one level per parent in order, the last over y; the last level sums to one.
+        values: nested lists, one level per parent in order, the last over y; the last level sums to one. Or a number:
+            the probability that y is the same as its only parent, all others sharing the rest.
 
     Raises:
         ShapeError: a level of ``values`` has another length than its variable.
@@ -39,10 +41,10 @@ class Table:
     }
     exact = True
 
-    def __init__(self, ports: Mapping[str, Port], values: list[Any]) -> None:
+    def __init__(self, ports: Mapping[str, Port], values: list[Any] | Annotated[float, Gt(0), Lt(1)]) -> None:
         self.ports = ports
         self.parents = tuple(name for name in ports if name != "child")
-        self.table = _as_table(values)
+        self.table = _as_table(values) if isinstance(values, list) else self._alike(values)
         shape = tuple(self.table.shape)
         sizes = [port.size for port in ports.values()]
         if shape[: len(sizes)] != tuple(sizes) or len(shape) != len(self.parents) + 1:
@@ -99,6 +101,19 @@ class Table:
         for belief in beliefs:
             probs = (belief.reshape(*belief.shape, *(1,) * (probs.dim() - 2)) * probs).sum(1)
         return torch.distributions.Independent(torch.distributions.Categorical(probs=probs.unsqueeze(1)), 1)
+
+    def _alike(self, right: float) -> Tensor:
+        """Return the table of y that is x with probability ``right``."""
+        size = self.ports[self.parents[0]].size if len(self.parents) == 1 else None
+        if size is None or size < 2:
+            raise GraphError(
+                "'values' as a number is the probability that y is the same as x",
+                expected="one parent, of two categories or more",
+                found=f"{len(self.parents)} parents",
+                fix="write the table: values: [[0.9, 0.1], [0.2, 0.8]]",
+            )
+        wrong = (1 - right) / (size - 1)
+        return wrong + (right - wrong) * torch.eye(size, dtype=torch.float64)
 
     def _below(self, inbox: Mapping[str, Message], evidence: Evidence, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is said of y as logits ``(rows, K)``, and the rows in which anything is said."""

@@ -16,6 +16,7 @@ from serket.errors import DataError, listed, suggestion
 
 __all__ = ["load"]
 
+MEASURED = ("digits", "tabletop")
 RESERVED = ("label", "row_id", "train", "test")
 
 
@@ -54,8 +55,8 @@ def load(
         sequences = {k: checks.whole(origin, f"{k}_sequence", rows) for k in names if f"{k}_sequence" in origin}
         groups = next(iter(sequences.values()), np.arange(rows))
         train, test = checks.split(origin, rows, groups, test_fraction, seed)
-        if source == "digits":
-            # Kept as small whole numbers where they are whole; measurements all the same.
+        if source in MEASURED:
+            # Kept as small numbers to save room; measurements all the same.
             arrays = {key: array.astype(np.float32, copy=False) for key, array in arrays.items()}
         data = Dataset(
             name=origin.name,

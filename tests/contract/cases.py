@@ -263,6 +263,7 @@ CASES = [
          "child": child(3, CATEGORY)}, {"values": TABLE}),
     Case("module", "table", "data", {"given[0]": parent(2, CATEGORY), "given[1]": parent(2, CATEGORY)},
          {"values": TABLE}, whole(1, 3)),
+    Case("module", "table", "alike", {"given[0]": parent(3, CATEGORY)}, {"values": 0.9}, whole(1, 3)),
     Case("module", "linear_gaussian", "child", {**CAUSES, "child": child(2)}, LINEAR, full=True),
     Case("module", "linear_gaussian", "data", CAUSES, LINEAR, normal(2)),
     Case("module", "vae", "gaussian", {"latent": parent(3)}, NETWORK, normal(5), BRIEF),

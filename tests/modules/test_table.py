@@ -114,3 +114,17 @@ def test_predictions_average_the_table_over_beliefs():
     for k in range(3):
         expected = sum(weight * row[k] for weight, row in zip(weights, rows, strict=True))
         assert float(imagined.log_prob(torch.tensor([k])).exp().squeeze()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_number_is_the_probability_of_the_same():
+    lazy = Table(
+        {
+            "given[0]": Port(Role.PARENT, Family.CATEGORICAL, size=3),
+            "child": Port(Role.CHILD, Family.CATEGORICAL, size=3),
+        },
+        0.8,
+    )
+    assert torch.allclose(lazy.table, torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]).double())
+    two = {name: Port(Role.PARENT, Family.CATEGORICAL, size=2) for name in ("given[0]", "given[1]")}
+    with pytest.raises(GraphError, match="one parent"):
+        Table(two, 0.8)
