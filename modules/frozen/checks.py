@@ -71,7 +71,10 @@ def own_prior(kind: str, size: int, prior: Any) -> Message:
             else (f"standard, or {{mean: [{size} numbers], covariance: [[{size} x {size}]]}}")
         )
         raise GraphError(
-            f"prior is none of a {kind} variable of size {size}", expected=written, found=f"{prior}"
+            f"prior is none of a {kind} variable of size {size}",
+            expected=written,
+            found=f"{prior}",
+            fix="write the prior of the encoder's training in one of these forms",
         ) from error
 
 

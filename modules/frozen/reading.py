@@ -53,7 +53,7 @@ class Frozen:
     form: Literal["variance", "log_variance", "logits", "probabilities"] | None = None
     prior: list[float] | dict[str, Any] | Literal["standard", "uniform"] | None = None
     noise: Annotated[float, Gt(0)] = 0.1
-    scaling: Literal["whiten", "shrunk", "overall", "none"] = "shrunk"
+    scaling: Literal["overall", "whiten", "none"] = "overall"
     gate: Annotated[float, Gt(0), Lt(1)] | None = None
     batch: Annotated[int, Ge(1)] = 64
     largest_mb: Annotated[float, Gt(0)] = 1000.0
@@ -85,7 +85,7 @@ class Frozen:
     def embed(self, values: Tensor) -> Tensor:
         """Embed rows in batches, without gradients; rows whose embedding is not finite are NaN.
 
-        The first row is embedded alone, too: an encoder that then says something else is refused.
+        The first rows are embedded alone, too: an encoder that then says something else is refused.
 
         Raises:
             DataError: the encoder does not take the rows, or its answer depends on what else is in the batch.
@@ -94,7 +94,7 @@ class Frozen:
         if not parts:
             return torch.zeros(0, 0, device=values.device)
         if not self._checked and len(values) > 1:
-            self._checked = rows_are_apart(self._some, values[:1], parts[0][:1], self.place())
+            self._checked = rows_are_apart(self._some, values, parts[0], self.place())
         whole = torch.cat(parts)
         return torch.where(whole.isfinite().all(-1, keepdim=True), whole, math.nan)
 

@@ -20,8 +20,7 @@ def principal(rows: Tensor, size: int, scaling: Scaling) -> tuple[Tensor, Tensor
     W = diag(s) V', with V the leading eigenvectors of the covariance of the rows and l their eigenvalues:
 
     - ``whiten``: s_j = l_j^-1/2, every direction of variance one. Directions that the rows do not vary in are 0.
-    - ``shrunk``: s_j = (l_j + mean l)^-1/2 times a number: mean variance one, what varies little stays little.
-    - ``overall``: s_j = (mean l)^-1/2, distances keep their proportions.
+    - ``overall``: s_j = (mean l)^-1/2, distances keep their proportions: noise drowns directions that vary little.
     - ``none``: u = x; the embedding has the size of the variable.
 
     Signs are fixed: the largest entry of an eigenvector is positive.
@@ -73,9 +72,6 @@ def principal(rows: Tensor, size: int, scaling: Scaling) -> tuple[Tensor, Tensor
     mean = kept.mean().clamp_min(floor)
     if scaling == "whiten":
         scales = torch.where(kept > floor, kept.clamp_min(floor).rsqrt(), 0.0)
-    elif scaling == "shrunk":
-        scales = (kept + mean).rsqrt()
-        scales = scales / (scales**2 * kept).mean().clamp_min(torch.finfo(rows.dtype).tiny).sqrt()
     else:
         scales = mean.rsqrt().expand(size)
     return centre, (vectors * scales).mT.contiguous(), float(kept.sum() / total) if float(total) else 1.0

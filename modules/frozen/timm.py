@@ -42,6 +42,7 @@ class Timm(Frozen):
 
     def _opened(self) -> Any:
         if self._network is None:
+            library = needed("timm", "timm")
             try:
                 config = json.loads(self._files[0].read_text(encoding="utf-8"))
                 name, own = config["architecture"], config.get("pretrained_cfg", config)
@@ -58,9 +59,7 @@ class Timm(Frozen):
             try:
                 with torch.random.fork_rng(devices=[]):
                     classes = int(config.get("num_classes", 1000))
-                    network = needed("timm", "timm").create_model(
-                        name, pretrained=False, num_classes=classes, **options
-                    )
+                    network = library.create_model(name, pretrained=False, num_classes=classes, **options)
             except (RuntimeError, TypeError) as error:
                 raise GraphError("timm cannot make the network", where=self.folder, found=str(error)) from None
             self._network = filled(network, tensors_of(self._files[1]), self.folder)

@@ -250,7 +250,7 @@ CASES = [
          "form": "log_variance", "prior": "standard", "gate": 0.5}, normal(4), deterministic=True),
     Case("module", "callable", "categorical", {"latent": parent(3, CATEGORY)}, {"function": "case_rows",
          "prior": [0.5, 0.3, 0.2]}, normal(3), deterministic=True),
-    Case("module", "onnx", "point", {"latent": parent(2)}, {"file": str(FROZEN / "linear.onnx"), "scaling": "overall"},
+    Case("module", "onnx", "point", {"latent": parent(2)}, {"file": str(FROZEN / "linear.onnx"), "batch": 2},
          normal(5), deterministic=True),
     Case("module", "sklearn", "point", {"latent": parent(2)}, {"estimator": "case_scaler"}, normal(5),
          deterministic=True),
