@@ -136,7 +136,9 @@ class Space:
                 text = f"embeddings are kept in memory only: {self.folder} cannot be written ({error.strerror})"
                 warnings.warn(f"{text}; set {VARIABLE} to another folder, or to off", DataWarning, stacklevel=2)
                 self.folder = None
-        self._hold(self._index(keys, path), values)
+        number = self._index(keys, path)
+        if path is None:  # what is on disk is read when it is asked for again: the heap stays flat meanwhile
+            self._hold(number, values)
 
     def _index(self, keys: Array, path: Path | None) -> int:
         number = len(self._files)
