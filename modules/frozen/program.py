@@ -29,7 +29,7 @@ OPERATOR = re.compile(
 )
 UNSAFE_OPERATOR = re.compile(r"torch\.ops\.aten\.(from_file|save|_save|load)\b")
 NAME = re.compile(r"[\w.+-]*")  # names end up in the code that torch generates: they call nothing
-SIZE = re.compile(r"(?:[\s()+*/,<>=-]|\d+(?:\.\d+)?|'[su]\d+'|[A-Za-z]+)*")
+SIZE = re.compile(r"(?:[\s()+*/,<>=A-Za-z\d-]|(?<=\d)\.(?=\d)|'[su]\d+')*")  # linear in its length
 WORDS = {
     "Symbol",
     "Integer",

@@ -138,7 +138,10 @@ class Frozen:
                 centre, root, limit = (self._held(part, place) for part in ("centre", "root", "limit"))
                 beyond = distances(place, centre, root) / limit
                 power = torch.where(told & (beyond > 1), 1 / beyond.clamp_min(1), 1.0)
-                constant = constant * power if self.kind != "point" else constant + self.size / 2 * power.log()
+                constant = constant * power
+                if self.kind == "point":  # stays a density of u: its normaliser is that of the wider one
+                    whole = -(self._noises(place).log().sum(-1) + self.size * math.log(2 * math.pi) / 2)
+                    constant = constant + (1 - power) * whole + self.size / 2 * power.log()
                 potential = potential**power
             info = {"widened": torch.where(told, power, 1.0), "beyond": (told & (power < 1)).to(cavity.dtype)}
         return self._reply(cast(Any, cavity), potential, constant, told, info, ports)
@@ -148,7 +151,7 @@ class Frozen:
         nothing = torch.zeros_like(values[:, 0])
         if self.kind == "point":
             place = (values - self._held("mean", values)) @ self._held("projection", values).mT
-            variance = (self._held("noise", values) ** 2).expand_as(place)
+            variance = self._noises(place) ** 2
             scale = variance.log().sum(-1) + self.size * math.log(2 * math.pi)
             potential = Gaussian.from_moments(place, variance)
             return potential, -((place**2 / variance).sum(-1) + scale) / 2, place
@@ -260,6 +263,9 @@ class Frozen:
 
     def _held(self, name: str, like: Tensor) -> Tensor:
         return self._state[name].to(like)
+
+    def _noises(self, place: Tensor) -> Tensor:
+        return self._held("noise", place).expand_as(place)
 
     def _check_width(self, values: Tensor) -> None:
         width = values.shape[-1]

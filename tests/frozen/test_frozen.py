@@ -118,6 +118,21 @@ def test_the_gate_keeps_new_rows_and_widens_far_ones():
     assert float(power[1] / power[2]) == pytest.approx((797 / 77) ** 2, rel=0.01), "by the square of the distance"
 
 
+def test_evidence_is_the_density_of_the_reading_widened_or_not():
+    """log of the integral of N(u; z, noise^2 / power) times a bare inbox, by a fine grid."""
+    module = fitted(rows(200, 1), size=1, gate=0.9, noise=0.7)
+    x = torch.tensor([[3.0], [40.0], [-60.0]]).double()
+    inbox = {"latent": serket.Gaussian(torch.full((3, 1), 0.4).double(), torch.full((3, 1), 0.5).double())}
+    reply = module.infer(inbox, Evidence.of(x), generator=torch.Generator())
+    power = reply.info["widened"].numpy()[:, None]
+    assert power[0] == 1 and power[1] < 0.1 and power[2] < power[1]
+    u = read(module, x).messages["latent"].mean().numpy()
+    z, variance = np.linspace(-60, 60, 400001), 0.49 / power
+    density = np.exp(-((u - z) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)
+    expected = np.log(np.trapezoid(density * np.exp(0.4 * z - 0.25 * z**2), z, axis=1))
+    np.testing.assert_allclose(reply.log_evidence, expected, atol=1e-8)
+
+
 def test_the_gate_of_a_posterior_goes_back_to_nothing_not_to_its_prior():
     x = torch.cat([rows(100, 2), torch.ones(100, 2).double()], 1)
     module = fitted(x, reading="gaussian", prior={"mean": [1.0, 0.0], "covariance": [[9.0, 0.0], [0.0, 9.0]]}, gate=0.9)
