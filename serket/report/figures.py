@@ -66,8 +66,12 @@ def draw_retrieved(
     numbers = dataset.numbers(rows)
     chosen = np.unique(np.linspace(0, len(numbers) - 1, ROWS).round().astype(np.int64))
     examples = shelf.arrays[to][found.places.cpu().numpy()[chosen]].reshape(len(chosen), found.places.shape[1], -1)
-    true = None if to in dataset.missing else dataset.evidence(to, numbers[chosen]).values
-    first = np.zeros_like(examples[:, 0]) if true is None else true.numpy()
+    first = np.zeros_like(examples[:, 0])
+    if to not in dataset.missing:  # as it is stored: text is its bytes, and no module need see it
+        seen = dataset.present(to, numbers[chosen])
+        true = dataset.raw(to, numbers[chosen][seen]).reshape(int(seen.sum()), -1)
+        width = min(true.shape[1], first.shape[1])  # texts are padded to the longest of their own data
+        first[seen, :width] = true[:, :width]
     titles = ["true", "nearest", *map(str, range(2, examples.shape[1] + 1))]
     shape = IMAGES.get(shelf.name, {}).get(to)
     imagined_grid(path, first, examples[:, 0], examples[:, 1:], shape, given, to, titles=titles, how="retrieved")
