@@ -17,9 +17,9 @@ FILES = {
 # Who stands on whom; a room imports only what is strictly below it, and itself.
 FLOORS = [["errors"], ["messages", "rows"], ["draws", "predictive", "protocol"], ["registry"], ["graph", "data", "store"],
           ["engine"], ["embedding"],
-          ["training", "inputs", "imagination", "retrieval"], ["model"], ["fitting", "growth"], ["report"],
+          ["training", "inputs", "imagination", "retrieval", "scaffold"], ["model"], ["fitting", "growth"], ["report"],
           ["comparison", "stream"],
-          ["cli"]]  # fmt: skip
+          ["cli", "testing"]]  # fmt: skip
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 LIBRARY = {"messages", "protocol", "registry", "errors", "rows"}
 

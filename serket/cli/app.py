@@ -11,7 +11,7 @@ import typer
 from serket.cli.compare import compare
 from serket.cli.embed import embed
 from serket.cli.grow import add, refit, swap
-from serket.cli.look import check, draw, modules, schema
+from serket.cli.look import check, draw, modules, new_module, schema
 from serket.cli.run import run
 from serket.cli.shared import err
 from serket.cli.stream import replay, stream
@@ -44,7 +44,7 @@ def options(
 
 for command in (
     run, embed, add, swap, refit, compare, check, draw, infer, generate, retrieve, evaluate, stream, replay, modules,
-    schema,
+    schema, new_module,
 ):  # fmt: skip
     app.command()(command)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
 from serket.cli.shared import GraphArg, JsonOpt, OutOpt, PluginOpt, plug, save, show_json, show_text
@@ -69,6 +72,18 @@ def modules(as_json: JsonOpt = False, plugin: PluginOpt = None) -> None:
                 if about[part]:
                     table.add_row(part, ", ".join(about[part]))
             show_text(table, "")
+
+
+def new_module(
+    name: Annotated[str, typer.Argument(help="The type's name in graphs, such as thermometer.", metavar="NAME")],
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where to write; else ./serket-NAME.")] = None,
+) -> None:
+    """Write a module to start from: a class that works, its contract test, an example, a page and a package."""
+    from serket.scaffold import new_module as write
+
+    files = write(name, folder)
+    show_text(*map(str, files), sep="\n")
+    show_text(f"next: cd {files[0].parent} && python -m pytest")
 
 
 def schema(out: OutOpt = None, plugin: PluginOpt = None) -> None:
