@@ -17,7 +17,8 @@ from serket.graph import load_graph
 from serket.messages import Gaussian
 from serket.protocol import Evidence, Role, Trainable, extrinsic, traits
 from serket.registry import class_ports, lookup, options_of, registered
-from tests.contract.cases import CASES, child, generator, parent
+from serket.testing.case import child, generator, parent
+from tests.contract.cases import CASES
 
 ROWS = 40
 OURS = {n: cls for n, cls in registered("composer").items() if cls.__module__.startswith("serket.")}

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from serket import encoder
 from serket.protocol import Embeds
 from serket.registry import lookup, registered
-from tests.contract.cases import FROZEN, generator, parent
+from serket.testing.case import generator, parent
+from tests.contract.cases import FROZEN
 
 ROOT = Path(__file__).parents[2]
 ROWS = 5

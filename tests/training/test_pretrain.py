@@ -9,9 +9,10 @@ import torch
 import serket
 from serket.errors import DataError, MessageError
 from serket.protocol import FitReport
+from serket.testing.case import Case
 from serket.training import Task, pretrain
 from serket.training.compose import alone
-from tests.contract.cases import TRAINABLE, Case
+from tests.contract.cases import TRAINABLE
 from tests.engine.models import DIGITS, SPECS, readings
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])

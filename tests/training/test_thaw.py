@@ -12,8 +12,9 @@ from serket.graph import check, load_graph
 from serket.messages import Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Thawable, Thaws
 from serket.registry import lookup
+from serket.testing.case import generator
 from serket.training.thaw import _speak
-from tests.contract.cases import CASES, generator
+from tests.contract.cases import CASES
 
 VIEWS = ("a", "b")
 
