@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serket.data.tabletop.objects import CATEGORIES, draw
-from serket.data.tabletop.scene import JOINTS, scene
+from serket.data.tabletop.scene import scene
 from serket.errors import SerketError
 
 __all__ = ["EPISODE_S", "episode"]
@@ -21,6 +21,8 @@ PIXELS = 64
 DEPTH_M = (0.15, 0.65)  # the range of the 8 bits of depth
 
 Array = NDArray[Any]
+
+_NOISE = np.repeat(np.array([0.03, 0.0005, 0.03, 0.0005, 0.0002, 0.002, 0.03], np.float32), [3, 3, 3, 3, 5, 5, 5])
 
 
 def episode(seed: int, number: int, *, test: bool = False, frames: Collection[int] | None = None) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def episode(seed: int, number: int, *, test: bool = False, frames: Collection[in
     Returns:
         ``camera`` ``(F, 64, 64, 4)`` uint8, red, green, blue and depth (15 to 65 cm), and ``camera_stamp_ns``, 30 Hz;
         ``touch`` ``(400, 12)`` float32, per finger the force on it (N) and its torque (Nm), 100 Hz, ``touch_stamp_ns``;
-        ``joints`` ``(400, 15)`` float32, positions (m, rad), velocities and forces (N, Nm) of :data:`JOINTS`, 100 Hz,
+        ``joints`` ``(400, 15)`` float32, positions (m, rad), velocities and forces (N, Nm) of five joints, 100 Hz,
         ``joints_stamp_ns``; ``label``.
 
     Raises:
@@ -82,9 +84,9 @@ def episode(seed: int, number: int, *, test: bool = False, frames: Collection[in
     return {
         "camera": np.stack(camera) if camera else np.zeros((0, PIXELS, PIXELS, 4), np.uint8),
         "camera_stamp_ns": np.array(stamps, dtype=np.int64),
-        "touch": np.array(touch, np.float32) + noise[:, :12] * np.repeat([0.03, 0.0005, 0.03, 0.0005], 3),
+        "touch": np.array(touch, np.float32) + noise[:, :12] * _NOISE[:12],
         "touch_stamp_ns": clock,
-        "joints": np.array(joints, np.float32) + noise[:, 12:] * np.repeat([0.0002, 0.002, 0.03], len(JOINTS)),
+        "joints": np.array(joints, np.float32) + noise[:, 12:] * _NOISE[12:],
         "joints_stamp_ns": clock,
         "label": label,
     }
