@@ -11,6 +11,7 @@ from serket.modules.flow import Flow
 from serket.modules.flow_vae import FlowVAE
 from serket.modules.frozen.callable import Callable
 from serket.modules.frozen.onnx import Onnx
+from serket.modules.frozen.ready import pictures, sentences, speech  # noqa: F401  # registers what callable may call
 from serket.modules.frozen.sklearn import Sklearn
 from serket.modules.frozen.timm import Timm
 from serket.modules.frozen.torch import Torch

@@ -27,7 +27,7 @@ def senses(pairs: int = 5, seed: int = 0) -> dict[str, Array]:
     test rows drawings are of families, words in voices, and captions of names and phrases that no training row has.
     Drawings are turned, moved, tinted and set on other grounds; words are moved, faint and in noise. ``image`` is
     ``(1280, 96, 96, 3)`` uint8, ``sound`` ``(1280, 20480)`` int16 at 16 kHz, ``caption`` ``(1280,)`` text, ``name`` the
-    thing's number, ``label`` the same for every row, to score by; ``judged`` marks the training rows to choose by.
+    thing's number, in no test row, ``label`` the same for every row, to score by; ``judged`` marks the training rows to choose by.
 
     Args:
         pairs: complete training rows a thing, 0 to 40.
@@ -47,6 +47,7 @@ def senses(pairs: int = 5, seed: int = 0) -> dict[str, Array]:
     complete = np.ones(len(thing), bool)
     complete[train] = (order.argsort(1) < pairs).ravel()
     alone = np.random.default_rng([seed, 1]).integers(0, 3, len(thing))
+    named = complete & (part < 2)
     length = kept["length"]
     start = (np.cumsum(length) - length.ravel()).reshape(length.shape)[which]
     blocks = np.split(np.arange(len(thing)), things)  # pictures in a hundred megabytes, not in a thousand
@@ -56,7 +57,7 @@ def senses(pairs: int = 5, seed: int = 0) -> dict[str, Array]:
         "caption": np.char.replace(kept["phrase"][phrase], "{}", kept["name"][thing, name]),
         "name": thing,
         **{f"{key}_mask": complete | (alone == sense) for sense, key in enumerate(("image", "sound", "caption"))},
-        "name_mask": complete,
+        "name_mask": named,
         "label": thing,
         "judged": part == 1,
         "train": train,

@@ -1,0 +1,1 @@
+"""Encoders that somebody else trained and an extra installs, each under a name for ``type: callable``."""
