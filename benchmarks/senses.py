@@ -35,11 +35,17 @@ def few(rows, pairs, seed, final):
     alone = np.random.default_rng([seed, 1]).integers(0, 3, len(complete))
     seen = np.isin(np.arange(len(complete)), score)
     masks = {f"{key}_mask": seen | complete | (alone == sense) for sense, key in enumerate(KEYS)}
-    return {**rows, **masks, "name_mask": complete, "train": train, "test": score}
+    return {
+        **{key: rows[key] for key in (*KEYS, "name", "label")},
+        **masks,
+        "name_mask": complete,
+        "train": train,
+        "test": score,
+    }
 
 
 def scored(model, data):
-    """Per subset, whether each scored row is named right; and from sound, whether the nearest stored picture is right."""
+    """Per subset, whether each row is named right; and whether the nearest stored picture shows the thing."""
     test, label = data["test"], data["label"]
     right = {}
     for subset in SUBSETS:
@@ -75,12 +81,19 @@ def main():
             for which, hits in scored(serket.fit("senses", data, seed=seed), data).items():
                 right.setdefault((pairs, which), []).append(hits)
             print(f"{pairs} pairs, draw {seed}: all {np.mean(right[pairs, KEYS][-1]):.3f}", flush=True)
-    lines = ["| named right, mean of draws (least) | " + " | ".join(f"{n} a thing" for n in PAIRS) + " |", "|---|" + "---|" * 3]
+    lines = [
+        "| named right, mean of draws (least) | " + " | ".join(f"{n} a thing" for n in PAIRS) + " |",
+        "|---|" + "---|" * 3,
+    ]
     for which in dict.fromkeys(which for _, which in right):
         means = [[np.mean(hits) for hits in right[n, which]] for n in PAIRS]
         cells = " | ".join(f"{np.mean(one):.3f} ({min(one):.3f})" for one in means)
         lines.append(f"| {' '.join(which) if '>' in which else ' + '.join(which)} | {cells} |")
-    lines += ["", "| what a sense adds, points (95 % over rows) | " + " | ".join(f"{n} a thing" for n in PAIRS) + " |", "|---|" + "---|" * 3]
+    lines += [
+        "",
+        "| what a sense adds, points (95 % over rows) | " + " | ".join(f"{n} a thing" for n in PAIRS) + " |",
+        "|---|" + "---|" * 3,
+    ]
     for less in SUBSETS:
         for key in sorted(set(KEYS) - set(less)):
             more = next(subset for subset in SUBSETS if set(subset) == {*less, key})

@@ -27,7 +27,8 @@ def senses(pairs: int = 5, seed: int = 0) -> dict[str, Array]:
     test rows drawings are of families, words in voices, and captions of names and phrases that no training row has.
     Drawings are turned, moved, tinted and set on other grounds; words are moved, faint and in noise. ``image`` is
     ``(1280, 96, 96, 3)`` uint8, ``sound`` ``(1280, 20480)`` int16 at 16 kHz, ``caption`` ``(1280,)`` text, ``name`` the
-    thing's number, in no test row, ``label`` the same for every row, to score by; ``judged`` marks the training rows to choose by.
+    thing's number, in no test row, ``label`` the same for every row, to score by; ``judged`` marks the training rows to
+    choose by.
 
     Args:
         pairs: complete training rows a thing, 0 to 40.
