@@ -18,6 +18,7 @@ from serket.messages import Categorical, Family, projected
 from serket.model import Model
 from serket.protocol import Generative, Trainable
 from serket.report.metrics import concept_ari, joined, kappa, probe, probe_accuracy, subsets
+from serket.report.reliability import reliability
 
 __all__ = ["evaluate", "integrated"]
 
@@ -34,6 +35,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
       one other view.
     - without labels: ``evidence`` (mean log evidence, nats), ``reconstruction`` (share of a view's variance that is
       explained from itself), ``prediction`` (from all the others), ``contribution`` (nats) and ``conflict``.
+    - of a calibrated graph ``reliability`` (:func:`serket.report.reliability.reliability`).
     - ``agreement``: Cohen's kappa between the names that agents of a naming game have, each from its own senses.
 
     Of more than 6 data keys single senses, all but one, and all are measured.
@@ -98,11 +100,16 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     notes += unreadable(dataset)
     if coherence:
         coherence["mean"] = float(np.mean(list(coherence.values())))
+    if any(node.calibration for node in model.graph.nodes.values()):
+        measured = {"reliability": reliability(model, dataset)}
+    else:
+        measured = {}
     seconds = {**model.seconds, "evaluate": time.perf_counter() - start}
     return {
         "subsets": table,
         "coherence": coherence,
         "unlabelled": {measure: values for measure, values in unlabelled.items() if values},
+        **measured,
         "seconds": seconds,
         "rows": {"train": len(dataset.train), "test": len(dataset.test)},
         "seed": model.seed,

@@ -170,6 +170,9 @@ def carried_out(
     changed.layouts = {**model.layouts, **layouts(graph, dataset)}
     if data is not None and not dataset.missing:
         changed.data = {"name": dataset.name, "sha256": dataset.sha256}
+    # What was fitted anew is not what was calibrated.
+    nodes = {n: replace(node, calibration={}) if n in change.touches else node for n, node in graph.nodes.items()}
+    changed.graph = replace(graph, nodes=nodes)
     dtype = changed.dtype = model.dtype or dtype_of(dataset, raw_keys(graph))
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
     alone_there = data is not None and len(dataset.arrays) == 1 and len(changed.keys) > 1

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
 
 from serket import store
 from serket.data import Dataset
@@ -22,7 +24,7 @@ from serket.graph.write import to_yaml
 from serket.imagination import Imagination, imagined
 from serket.inputs import Array, check_rows, dataset_for, dtype_of, gather, raw_keys
 from serket.messages import projected
-from serket.predictive import sharpened
+from serket.predictive import marginal_cdf, sharpened
 from serket.protocol import Evidence, Generative, Module, Trainable, couples_rows
 from serket.retrieval import Retrieval, nearest, reader
 from serket.rows import chunks, seeded
@@ -126,6 +128,38 @@ class Model:
         Raises:
             DataError: an unknown key, or no module can imagine it.
         """
+        parts = self._predictions(to, given, observe, rows, active)
+        generator = seeded(self.seed, self._imagining(to), "imagine", device=self.device)
+        return Imagination.joined([imagined(part, samples, generator, row_id) for part, row_id in parts])
+
+    def covered(
+        self,
+        to: str,
+        data: Dataset,
+        level: float = 0.9,
+        *,
+        observe: Iterable[str] | str | None = None,
+        rows: Any = None,
+    ) -> Tensor | None:
+        """Tell which values of one sense lie inside the central intervals of what others predict of it, ``(rows, D)``.
+
+        The intervals are those of each dimension's own predictive distribution, observation noise included; None where
+        that is no mixture of normal distributions.
+        """
+        values = data.evidence(to, rows, dtype=self._dtype(data), device=self.device).values
+        parts, start, tail = [], 0, (1 - level) / 2
+        for predicted, row_id in self._predictions(to, data, observe, rows, None):
+            if values is None:
+                return None
+            below = marginal_cdf(predicted, values[start : start + len(row_id)])
+            if below is None:
+                return None
+            parts.append((below > tail) & (below < 1 - tail))
+            start += len(row_id)
+        return torch.cat(parts)
+
+    def _imagining(self, to: str) -> str:
+        """Return the node that imagines a data key."""
         (to,) = self._known([to])
         generators = {n.data: n.name for n in self.graph.nodes.values() if isinstance(self.modules[n.name], Generative)}
         if to not in generators:
@@ -134,20 +168,24 @@ class Model:
                 available=[key for key in generators if key],
                 fix="only modules with a predict method imagine their data; infer gives its latent, retrieve examples",
             )
+        return generators[to]
+
+    def _predictions(
+        self, to: str, given: Any, observe: Iterable[str] | str | None, rows: Any, active: frozenset[str] | None
+    ) -> Iterator[tuple[Distribution, Tensor]]:
+        """Yield p(data | what is given), calibrated, and the ids of the rows, part by part."""
+        name = self._imagining(to)
         dataset = self._dataset(given)
         keys = self._others(to, dataset, observe)
-        name = generators[to]
         module, node = cast(Generative, self.modules[name]), self.graph.nodes[name]
         options: dict[str, Any] = {"seed": self.seed, "active": active, "dtype": self._dtype(dataset)}
-        parts: list[Imagination] = []
         generator = seeded(self.seed, name, "imagine", device=self.device)
         for part in self._evidence(dataset, keys, rows, CHUNK // 4):
             beliefs = run(self.graph, self.modules, part, **options)
             inbox = {port: projected(beliefs[variable]) for port, variable in node.bindings.items()}
             with blamed(name, module):
-                predicted = sharpened(module.predict(inbox, generator=generator), node.calibration.get("data", 1.0))
-            parts.append(imagined(predicted, samples, generator, beliefs.row_id))
-        return Imagination.joined(parts)
+                predicted = module.predict(inbox, generator=generator)
+            yield sharpened(predicted, node.calibration.get("data", 1.0)), beliefs.row_id
 
     def retrieve(
         self,

@@ -26,6 +26,7 @@ from serket.cli.shared import (
     show_text,
     source_of,
     tell,
+    tell_uncalibrated,
 )
 from serket.report.progress import Bars
 
@@ -80,6 +81,7 @@ def run(
         metrics = evaluate(model, dataset, lambda *step: bars.step("evaluate", *step)) if len(dataset.test) else {}
         for subset, value in before.items():
             metrics["subsets"][subset]["before_rounds"] = value
+        tell_uncalibrated(model, quiet)
         model.data["source"] = source_of(described.data, data, described.folder)
         for tried in model.rounds:
             events.append("round", **tried.as_dict())

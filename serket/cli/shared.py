@@ -73,7 +73,16 @@ def opened(
     model = model_of(run, device, seed)
     dataset = dataset_for(model.graph, str(data) if data else model.data.get("source"), seed=model.seed, **options)
     tell(dataset, quiet)
+    tell_uncalibrated(model, quiet)
     return model, dataset
+
+
+def tell_uncalibrated(model: Model, quiet: bool) -> None:
+    """Print which frozen modules take part in products though nobody has calibrated them."""
+    from serket.graph import uncalibrated
+
+    for note in [] if quiet else uncalibrated(model.graph, model.modules):
+        err.print(f"warning: {note}", markup=False, soft_wrap=True)
 
 
 def source_of(named: str | None, data: Path | None, folder: Path | None) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serket.report.metrics import concept_ari, probe
+from serket.report.reliability import calibration_error
 
 __all__ = ["calibration_error", "clustered", "explained", "imagined_scores", "probe_scores", "strict"]
 
 Array: TypeAlias = NDArray[Any]
-BINS, STARTS = 10, 10
+STARTS = 10
 
 
 def probe_scores(taught: Array, labels: Array, read: Mapping[str, Array], truth: Array) -> dict[str, Any]:
@@ -38,16 +39,6 @@ def probe_scores(taught: Array, labels: Array, read: Mapping[str, Array], truth:
         found["calibration"][name] = calibration_error(probabilities.max(1), right)
         found["right"][name] = right.astype(int).tolist()
     return found
-
-
-def calibration_error(confidence: Array, right: Array) -> float:
-    """Return the expected calibration error (Naeini et al. 2015): sum_b n_b / n |share right - mean confidence|.
-
-    Over ten bins of equal width.
-    """
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs((right[bins == b] - confidence[bins == b]).sum()) for b in range(BINS)]
-    return float(sum(gaps) / max(len(right), 1))
 
 
 def clustered(taught: Array, read: Array, classes: int, seed: int) -> Array:

@@ -14,6 +14,7 @@ from serket.graph.draw import picture
 from serket.model import Model
 from serket.protocol import couples_rows
 from serket.report.pictures import imagined_grid, rounds_of_learning, subset_accuracy
+from serket.report.trust import reliability_diagram
 from serket.retrieval import Retrieval
 
 __all__ = ["draw_figures", "draw_retrieved"]
@@ -22,7 +23,8 @@ ROWS, SAMPLES = 10, 5
 
 
 def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], folder: Path) -> None:
-    """Write ``graph.png``, ``imagined.png``, ``subsets.png``, ``rounds.png``; what there is nothing of is left out.
+    """Write ``graph.png``, ``imagined.png``, ``subsets.png``, ``rounds.png``, ``reliability.png``, as far as
+    there is something to draw.
 
     Imagined is the first picture-like sense, else the widest, from the next sense of the graph alone.
     """
@@ -32,6 +34,8 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
     if not len(dataset.test):
         return
     subset_accuracy(folder / "subsets.png", metrics)
+    if "reliability" in metrics:
+        reliability_diagram(folder / "reliability.png", metrics["reliability"])
     shapes = IMAGES.get(dataset.name, {})
     able = [key for key in imaginable(model) if key in dataset.arrays]
     if not able:

@@ -81,7 +81,18 @@ def tables(metrics: Mapping[str, Any]) -> list[Table]:
     by_module |= {"all": by_module.pop("all")} if "all" in by_module else {}
     # Modules are not compared: each measures other data, in other units.
     made = [_table("given", by_subset, compared=True), _table("module", by_module, compared=False)]
+    made += _reliability(metrics.get("reliability", {}))
     return [table for table in made if table is not None]
+
+
+def _reliability(measured: Mapping[str, Any]) -> list[Table | None]:
+    """Say of a calibrated model what its probabilities are worth; nothing here is the better the larger it is."""
+    concepts = {
+        name: {"calibration error": told["error"], "95 % quantile": told["quantile"]}
+        for name, told in measured.get("concepts", {}).items()
+    }
+    coverage = {pair: {"inside 90 % intervals": share} for pair, share in measured.get("coverage", {}).items()}
+    return [_table("concept given", concepts, compared=False), _table("imagined", coverage, compared=False)]
 
 
 def _coherence(pairs: Mapping[str, Any]) -> dict[str, float]:
