@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 import serket
 from serket.data.generate.senses import senses
@@ -45,7 +46,7 @@ def few(rows, pairs, seed, final):
 
 
 def scored(model, data):
-    """Per subset, whether each row is named right; and whether the nearest stored picture shows the thing."""
+    """Per subset, whether each row is named right; and whether the nearest stored picture, by angle, is right."""
     test, label = data["test"], data["label"]
     right = {}
     for subset in SUBSETS:
@@ -53,10 +54,10 @@ def scored(model, data):
         named = model.modules["names"].predict({"latent": shared}, generator=torch.Generator())
         right[subset] = named.base_dist.probs[:, 0].argmax(-1).numpy() == label[test]
     pictures = data["train"][data["image_mask"][data["train"]]]
-    stored = model.infer(data, observe=["image"], rows=pictures)["z_image"].mean()
+    stored = normalize(model.infer(data, observe=["image"], rows=pictures)["shared"].mean())
     for given in ("sound", "caption"):
-        imagined = model.infer(data, observe=[given], rows=test)["z_image"].mean()
-        right[(given, ">", "image")] = label[pictures][torch.cdist(imagined, stored).argmin(1).numpy()] == label[test]
+        asked = normalize(model.infer(data, observe=[given], rows=test)["shared"].mean())
+        right[(given, ">", "image")] = label[pictures][(asked @ stored.mT).argmax(1).numpy()] == label[test]
     return right
 
 
