@@ -315,8 +315,13 @@ class Model:
 _RESERVED = ("label", "row_id", "train", "test")
 
 
-def load(directory: str | Path, *, device: str = "cpu") -> Model:
+def load(directory: str | Path, *, device: str = "cpu", replaceable: str | None = None) -> Model:
     """Read a run directory; hashes are checked before anything is parsed.
+
+    Args:
+        directory: where ``save`` or ``serket run`` wrote it.
+        device: where it is to live.
+        replaceable: a module about to be fitted again or replaced: if it does not take its state, it has none.
 
     Raises:
         StateError: no run, a damaged one, or one of another graph.
@@ -341,6 +346,9 @@ def load(directory: str | Path, *, device: str = "cpu") -> Model:
                     where=str(directory),
                     fix="it was written by another version; fit again",
                 ) from None
+            except StateError:
+                if name != replaceable:
+                    raise
     manifest = stored.manifest
     return Model(
         graph,

@@ -252,7 +252,7 @@ class Frozen:
                 where=self.place(),
                 expected=f"SHA-256 {code[:12]}...",
                 found=f"{now[:12]}...",
-                fix="put the old weights back, or fit again: serket run",
+                fix="put the old weights back, or fit it again: serket refit RUN --module NAME --fresh",
             )
         parts = {"point": ("mean", "projection", "noise", "centre"), "gaussian": ("centre",)}.get(self.kind, ())
         self._state = {name: state[name] for name in ("fingerprint", "rows", *parts)} | dict(state)

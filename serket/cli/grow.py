@@ -74,7 +74,7 @@ def swap(
     plug(plugin)
     from serket.growth import planned_swap
 
-    model = _opened(run, device)
+    model = _opened(run, device, module)
     _carry_out(
         model, planned_swap(model, module, fragment), Path(run), data, out, test_fraction, strict, quiet, as_json
     )
@@ -97,16 +97,16 @@ def refit(
     plug(plugin)
     from serket.growth import planned_refit
 
-    model = _opened(run, device)
+    model = _opened(run, device, module)
     change = planned_refit(model, module, fresh=fresh)
     _carry_out(model, change, Path(run), data, out, test_fraction, strict, quiet, as_json)
 
 
-def _opened(run: str, device: str) -> Model:
+def _opened(run: str, device: str, replaceable: str | None = None) -> Model:
     from serket.inputs import check_device
     from serket.model import load
 
-    return load(run, device=check_device(device))
+    return load(run, device=check_device(device), replaceable=replaceable)
 
 
 def _carry_out(

@@ -215,7 +215,13 @@ def test_a_changed_weight_file_is_noticed_when_a_run_is_read(tmp_path):
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
     with pytest.raises(StateError) as error:
         serket.load(tmp_path / "run")
-    told(error, StateError, "the encoder changed since the fit", "serket run")
+    told(error, StateError, "the encoder changed since the fit", "serket refit")
+    stale = serket.load(tmp_path / "run", replaceable="sense")
+    anew = serket.refit(stale, "sense", {"x": rows().numpy()}, fresh=True, test_fraction=0)
+    anew.save(tmp_path / "anew")
+    assert (
+        serket.load(tmp_path / "anew").modules["sense"].state()["mean"].allclose(anew.modules["sense"].state()["mean"])
+    )
     weights.unlink()
     with pytest.raises(GraphError) as error:
         serket.load(tmp_path / "run")
