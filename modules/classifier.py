@@ -245,7 +245,8 @@ class Classifier:
         told = evidence.present
         if evidence.values is None:
             return torch.zeros(len(evidence), width).to(like.device, like.dtype), told
-        values = evidence.values.reshape(len(evidence), -1).to(like.device, like.dtype)
+        columns = evidence.values if evidence.values.dim() > 1 else evidence.values.unsqueeze(-1)
+        values = columns.flatten(1).to(like.device, like.dtype)
         if self.targets == "gaussian":
             if values.shape[1] != width:
                 raise ShapeError(

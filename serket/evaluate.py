@@ -38,7 +38,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     - of a calibrated graph ``reliability`` (:func:`serket.report.reliability.reliability`).
     - ``agreement``: Cohen's kappa between the names that agents of a naming game have, each from its own senses.
 
-    Of more than 6 data keys single senses, all but one, and all are measured.
+    Subsets are of the data keys that some test row has. Of more than 6 single senses, all but one, and all are measured.
 
     Args:
         model: fitted.
@@ -51,10 +51,11 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     """
     start = time.perf_counter()
     keys = [key for key in model.keys if key in dataset.arrays]
-    chosen = subsets(keys, MOST_KEYS)
+    told = [key for key in keys if dataset.masks[key][dataset.test].any()] or keys
+    chosen = subsets(told, MOST_KEYS)
     notes: list[str] = []
-    if len(chosen) < 2 ** len(keys) - 1:
-        notes.append(f"subsets: of {len(keys)} data keys only single ones, all but one, and all are measured")
+    if len(chosen) < 2 ** len(told) - 1:
+        notes.append(f"subsets: of {len(told)} data keys only single ones, all but one, and all are measured")
     if model.graph.rounds and not model.rounds:
         notes.append(
             "rounds: none was run, for no module that learns hears the others (feedback is off, or none learns)"
@@ -87,7 +88,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         if result.log_evidence is not None:
             row["evidence"] = float(result.log_evidence.mean())
         table[joined(subset)] = row
-        if len(subset) == len(keys):
+        if len(subset) == len(told):
             unlabelled = _unlabelled(model, dataset, result)
         step(f"given {joined(subset)}")
     coherence: dict[str, float] = {}

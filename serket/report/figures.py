@@ -45,6 +45,8 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
     if given is None:
         return
     rows = _examples(dataset, to)
+    if not len(rows):
+        return
     evidence = dataset.evidence(to, rows)
     # Rows of a sequence are imagined together; the picture shows some of them.
     together = dataset.test if couples_rows(model.modules) else rows
