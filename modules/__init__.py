@@ -24,6 +24,7 @@ from serket.modules.markov import Markov
 from serket.modules.mlda import MLDA
 from serket.modules.multinomial_mixture import MultinomialMixture
 from serket.modules.pool import Broadcast, Pool
+from serket.modules.recogniser import Recogniser
 from serket.modules.table import Table
 from serket.modules.vae import VAE
 
@@ -48,6 +49,7 @@ __all__ = [
     "MultinomialMixture",
     "Onnx",
     "Pool",
+    "Recogniser",
     "Sklearn",
     "Table",
     "Timm",

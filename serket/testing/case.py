@@ -37,6 +37,7 @@ class Case:
     full: bool = False
     deterministic: bool = False  # its fit, whatever the seed
     causal: bool = False  # of the time plate: rows hear earlier ones only
+    taught: bool = False  # it learns nothing unless its parent ports hear categories
 
     def __str__(self):
         return f"{self.type}-{self.kind}-{self.name}"
@@ -76,7 +77,7 @@ class Case:
         return module.fit(evidence, inbox, generator=generator(seed), owned=owned, **self.fit_options)
 
     def training_inbox(self, rows):
-        """Two groups of correlated messages on Gaussian child ports, nothing on parent ports."""
+        """Two groups of correlated messages on Gaussian child ports, nothing on parent ports unless taught."""
         g = generator(101)
         shared = torch.randn(rows, 2, generator=g, dtype=torch.float64) + 3 * (torch.arange(rows) % 2).unsqueeze(1)
         inbox = {}
@@ -87,7 +88,7 @@ class Case:
                 z = shared @ torch.randn(2, port.size, generator=g, dtype=torch.float64)
                 pulled = potential.full().precision @ z.unsqueeze(-1)
                 inbox[name] = Gaussian(pulled.squeeze(-1) + 0.3 * potential.info, potential.precision)
-            elif port.role == Role.CHILD and port.family != Family.GAUSSIAN:
+            elif self.taught or (port.role == Role.CHILD and port.family != Family.GAUSSIAN):
                 own = torch.nn.functional.one_hot(torch.arange(rows) % 2, port.size).double()
                 inbox[name] = message(g, port, rows) * FAMILIES[port.family](4 * own)
         return inbox

@@ -69,6 +69,7 @@ BRIEF = {"epochs": 3, "batch": 16}
 FEW = {"hidden": 6}
 SLOTS = {"slots": 3, "width": 5, "top": 1}
 ROUGH = {**BRIEF, "patience": 0}
+TAUGHT = {"epochs": 5}
 
 CASES = [
     Case("module", "black_box", "categories", {"hypothesis": parent(4, CATEGORY)}, box("categories"), normal(2)),
@@ -129,6 +130,9 @@ CASES = [
          {**NETWORK, "likelihood": "categorical"}, whole(2, 3), ROUGH),
     Case("module", "autoregressive", "gaussian", {"given": parent(3, CATEGORY)},
          {"hidden": [8, 8], "likelihood": "gaussian"}, clumps, ROUGH),
+    Case("module", "recogniser", "data", {"given": parent(3, CATEGORY)}, {**NETWORK, "members": 2}, clumps, TAUGHT, taught=True),
+    Case("module", "recogniser", "open", {"given": parent(2, CATEGORY)}, {"hidden": [], "gate": None}, normal(4), TAUGHT,
+         taught=True),
     Case("module", "gan", "data", {"latent": parent(2)}, NETWORK, normal(5), BRIEF),
     Case("module", "gan", "full-inbox", {"latent": parent(3)}, {"hidden": [8, 8]}, normal(4), BRIEF, full=True),
     Case("module", "flow", "data", {"given": parent(3, CATEGORY)}, {**NETWORK, "bins": 4}, clumps, ROUGH),
@@ -232,7 +236,7 @@ TRAINABLE = [
         and case.type in ("clusters", "coordinated", "joint", "kernel", "linear_gaussian", "relative", "workspace")
     )
     or case.type in ("callable", "onnx", "sklearn", "timm", "torch", "transformers")
-    or case.type in ("autoregressive", "flow", "flow_vae", "gan")
+    or case.type in ("autoregressive", "flow", "flow_vae", "gan", "recogniser")
     or (case.kind, case.type) in (("composer", "clusters"), ("composer", "joint"), ("composer", "linear_gaussian"))
     or (case.kind, case.type) == ("composer", "workspace")
 ]
