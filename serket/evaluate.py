@@ -38,7 +38,7 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
     - of a calibrated graph ``reliability`` (:func:`serket.report.reliability.reliability`).
     - ``agreement``: Cohen's kappa between the names that agents of a naming game have, each from its own senses.
 
-    Subsets are of the data keys that some test row has. Of more than 6 single senses, all but one, and all are measured.
+    Subsets are of the data keys that some test row has; of more than 6, single ones, all but one, and all.
 
     Args:
         model: fitted.
