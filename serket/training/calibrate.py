@@ -12,10 +12,7 @@ subsets at once. A module that cannot imagine is predicted as a reading: u = z +
 
     log p_S(u) = log [integral of b_S m^t] - log [integral of b_S] - log [integral of m^t],   m = exp(h'z - z'Lz/2)
 
-Concepts, which have no data, get an exponent t_c on every message at the concept, once the senses have theirs: with
-labels y it maximises the mean over all subsets of log sum_k T[k, y] b_S(k), where T[k, y] is the share of label y among
-the rows of concept k: an impure concept is never taken for a certain label. Without labels the reading of all senses
-stands for y, and T is the identity.
+Concepts, which have no data, get theirs once the senses have them (:mod:`serket.training.calibrate_concept`).
 
 An exponent that gains less than two standard errors of its gain (over rows) is 1: exact evidence stays exact.
 """
@@ -23,10 +20,9 @@ An exponent that gains less than two standard errors of its gain (over rows) is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from typing import Any, cast
 
 import torch
@@ -34,31 +30,21 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily
 
 from serket.engine.exchange import Exchange
-from serket.engine.run import pass_messages
 from serket.errors import DataError
 from serket.graph.graph import Graph
 from serket.messages import Categorical, Gaussian, projected
 from serket.predictive import marginal_log_prob, sharpened
-from serket.protocol import Evidence, Generative, Module, Role, couples_rows
+from serket.protocol import Evidence, Generative, Module, couples_rows
 from serket.rows import chunks, seeded
-from serket.training.align import CHUNK
+from serket.training.calibrate_concept import concept_exponents
+from serket.training.exponents import ERRORS, LEAST, MOST, SWEEPS, passing, patterns
 
 __all__ = ["calibrate", "patterns"]
 
 Parameter = tuple[str, str]
 """A node, and what of it: ``message`` or ``data``."""
-LEAST, MOST = 0.02, 20.0  # exponents
-MOST_SENSES = 6
-SWEEPS = 2
 MOST_ROWS, RECALLED = 500, 4
-ERRORS = 2.0  # standard errors that an exponent has to gain
 Progress = Callable[[int, int, str], None]
-
-
-def patterns(senses: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the non-empty proper subsets of the senses; of more than six, single ones and all but one."""
-    sizes = range(1, len(senses)) if len(senses) <= MOST_SENSES else (1, len(senses) - 1)
-    return [subset for size in sizes for subset in combinations(senses, size)]
 
 
 def calibrate(
@@ -105,7 +91,7 @@ def calibrate(
     fitting.simplify()
     graph = fitting.calibrated()
     if concept is not None:
-        graph = _concept(graph, modules, labelled or held_out, labels, concept, seed, dtype)
+        graph = concept_exponents(graph, modules, labelled or held_out, labels, concept, seed, dtype)
     if progress:
         progress(SWEEPS * len(todo) + 1, SWEEPS * len(todo) + 1, "done")
     return graph, fitting.notes
@@ -268,8 +254,8 @@ class _Fitting:
         """Pass the messages of a subset; ``raw`` under exponents of 1."""
         exponents = {(m, "message"): 1.0 if raw else self.exponents.get((m, "message"), 1.0) for m in subset}
         graph = _with(self.graph, exponents)
-        passing = partial(_passing, graph, self.active, self.evidence, subset, self.seed, self.dtype)
-        return cast(Exchange, self._recalled(("passed", subset, *exponents.values()), passing))
+        passed = partial(passing, graph, self.active, self.evidence, subset, self.seed, self.dtype)
+        return cast(Exchange, self._recalled(("passed", subset, *exponents.values()), passed))
 
     def _recalled(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what is kept under a key, made now if nothing is; what was made first is forgotten first."""
@@ -280,93 +266,6 @@ class _Fitting:
             self._told[key] = found
         self._told[key] = self._told.pop(key)
         return self._told[key]
-
-
-def _concept(
-    graph: Graph,
-    modules: Mapping[str, Module],
-    evidence: Mapping[str, Evidence],
-    labels: Tensor | None,
-    concept: str,
-    seed: int,
-    dtype: torch.dtype,
-) -> Graph:
-    """Fit the exponents of what is said at a concept by nodes without data."""
-    from scipy.optimize import minimize_scalar
-
-    senses = [name for name in evidence if bool(evidence[name].present.any())]
-    tempered = [edge for edge in graph.bound(concept) if graph.nodes[edge[0]].data is None]
-    tempered = [edge for edge in tempered if graph.nodes[edge[0]].ports[edge[1]].role == Role.PARENT]
-    whole = tuple(senses)
-    subsets = [*patterns(senses), *([whole] if labels is not None or len(senses) == 1 else [])]
-    said = {subset: _at_concept(graph, modules, evidence, subset, concept, seed, dtype) for subset in {*subsets, whole}}
-    everything = _belief(said[whole], {}).exp()
-    if labels is None:
-        target, naming = everything, torch.eye(everything.shape[1]).to(everything)
-    else:
-        target = torch.nn.functional.one_hot(labels.long()).to(everything)
-        counts = everything.T @ target + 1 / target.shape[1]
-        naming = counts / counts.sum(1, keepdim=True)
-    exponents = dict.fromkeys(tempered, 1.0)
-    for edge in tempered * (1 if len(tempered) == 1 else SWEEPS):
-
-        def scores(exponent: float, edge: tuple[str, str] = edge) -> Tensor:
-            powers = {**exponents, edge: exponent}
-            parts = [(_belief(said[subset], powers).exp() @ naming).clamp_min(1e-30).log() for subset in subsets]
-            return torch.stack([(target * part).sum(-1) for part in parts]).mean(0)
-
-        bounds = math.log(LEAST), math.log(MOST)
-        found = minimize_scalar(
-            lambda value, scores=scores: -float(scores(math.exp(value)).mean()) + value**2 / (2 * len(target)),
-            bounds=bounds,
-            method="bounded",
-            options={"xatol": 0.005},
-        )
-        best = float(f"{math.exp(found.x):.4g}")
-        gain = scores(best) - scores(1.0)
-        sure = float(gain.mean()) >= ERRORS * float(gain.std()) / math.sqrt(len(gain))
-        exponents[edge] = best if sure else 1.0
-    nodes = dict(graph.nodes)
-    for (name, port), exponent in exponents.items():
-        nodes[name] = replace(nodes[name], calibration={**nodes[name].calibration, port: exponent})
-    return replace(graph, nodes=nodes)
-
-
-def _at_concept(
-    graph: Graph,
-    modules: Mapping[str, Module],
-    evidence: Mapping[str, Evidence],
-    subset: tuple[str, ...],
-    concept: str,
-    seed: int,
-    dtype: torch.dtype,
-) -> dict[tuple[str, str], Tensor]:
-    """Return the log prior of a concept and the logits of the messages at it, by edge, in float64."""
-    some = next(iter(evidence.values()))
-    parts: list[dict[tuple[str, str], Tensor]] = []
-    for chunk in chunks(len(some), CHUNK):
-        rows = {name: one[chunk] for name, one in evidence.items()}
-        exchange = _passing(graph, modules, rows, subset, seed, dtype)
-        said = {edge: exchange.messages[edge] for edge in exchange.edges[concept]}
-        parts.append({("", ""): exchange.priors[concept], **said})  # type: ignore[dict-item]
-    return {edge: torch.cat([cast(Categorical, part[edge]).logits.double() for part in parts]) for edge in parts[0]}
-
-
-def _belief(said: Mapping[tuple[str, str], Tensor], powers: Mapping[tuple[str, str], float]) -> Tensor:
-    return sum((powers.get(edge, 1.0) * logits for edge, logits in said.items()), torch.zeros(())).log_softmax(-1)
-
-
-def _passing(
-    graph: Graph,
-    modules: Mapping[str, Module],
-    evidence: Mapping[str, Evidence],
-    subset: tuple[str, ...],
-    seed: int,
-    dtype: torch.dtype,
-) -> Exchange:
-    """Pass the messages of some senses, the others silent."""
-    given = {name: one if name in subset else one.nothing() for name, one in evidence.items() if name in modules}
-    return pass_messages(graph, modules, given, seed=seed, dtype=dtype).exchange
 
 
 def _stripped(graph: Graph) -> Graph:
