@@ -1,6 +1,8 @@
 """What a stranger's model can get wrong: each is told where, what was found and what to do; none is a traceback."""
 
+import json
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -297,3 +299,26 @@ def test_a_program_that_could_execute_code(tmp_path):
     with pytest.raises(GraphError) as error:
         make("torch", program=str(tmp_path / "p.pt2")).embed(rows())
     told(error, GraphError, "cannot be read")
+
+
+@pytest.mark.parametrize("config, parts", [
+    ({"model_args": {"checkpoint_path": "evil.pth"}}, ["checkpoint_path", "evil.pth"]),
+    ({"model_args": {"pretrained": True}}, ["pretrained"]),
+    ({"model_args": {"cache_dir": "elsewhere"}}, ["cache_dir"]),
+    ({"model_args": {"pretrained_cfg_overlay": {"file": "evil.pth"}}}, ["pretrained_cfg_overlay"]),
+    ({"model_args": {"img_size": {"file": "evil.pth"}}}, ["img_size"]),
+    ({"architecture": "hf-hub:someone/model"}, ["hf-hub:someone/model", "architecture"]),
+    ({"architecture": "local-dir:elsewhere"}, ["local-dir:elsewhere", "architecture"]),
+])  # fmt: skip
+def test_a_config_that_has_timm_read_something_else_is_refused(tmp_path, monkeypatch, config, parts):
+    """timm unpickles a checkpoint_path and follows hf-hub: and local-dir: wherever they lead."""
+    called = []
+    timm = types.ModuleType("timm")
+    timm.create_model = lambda *args, **options: called.append((args, options))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    about = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": about} | config))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(GraphError) as error:
+        make("timm", folder=str(tmp_path)).embed(torch.zeros(2, 8, 8, 3))
+    assert not called and error.value.fix and all(part in str(error.value) for part in parts), error.value
