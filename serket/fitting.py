@@ -78,7 +78,7 @@ def fit(
     dataset = dataset_for(graph, data, strict=strict, test_fraction=test_fraction, seed=seed)
     model = Model(graph, modules, seed, str(device), data={"name": dataset.name, "sha256": dataset.sha256})
     model.widths = {key: dataset.arrays[key][0].size for key in model.keys if len(dataset.arrays.get(key, ()))}
-    model.layouts = layouts(graph, dataset)
+    model.layouts, model.split = layouts(graph, dataset), dict(dataset.options)
     start = time.perf_counter()
     if not len(dataset.train):
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")

@@ -67,7 +67,7 @@ def add(model: Model, fragment: Fragment, data: Data = None, *, report: Report |
         data: with the new sense's array, as in :func:`serket.fit`; old ones may be missing, in some rows or altogether,
             as far as nothing is fitted on them. The data of the model if None.
         report: called with (module, steps done, steps in all, text).
-        options: ``strict`` and ``test_fraction`` of :func:`serket.data.load`.
+        options: ``strict`` and ``test_fraction`` of :func:`serket.data.load`; else those of the run.
 
     Raises:
         GraphError: the fragment changes what is there, or adds nothing.
@@ -168,6 +168,7 @@ def carried_out(
     changed.seconds, changed.widths, changed.data = dict(model.seconds), dict(model.widths), dict(model.data)
     changed.widths |= {n: dataset.arrays[n][0].size for n in changed.keys if len(dataset.arrays.get(n, ()))}
     changed.layouts = {**model.layouts, **layouts(graph, dataset)}
+    changed.split = dict(dataset.options or model.split)
     if data is not None and not dataset.missing:
         changed.data = {"name": dataset.name, "sha256": dataset.sha256}
     # What was fitted anew is not what was calibrated.
@@ -302,7 +303,7 @@ def _check_name(model: Model, module: str) -> None:
 def _dataset(model: Model, change: Change, data: Data, options: Mapping[str, Any]) -> Dataset:
     """Load the data: those told, else those the run was made from; what is fitted on them must be there."""
     source: Any = data if data is not None else model.data.get("source") or change.graph.data
-    dataset = dataset_for(change.graph, source, **{"missing_ok": True, "seed": model.seed, **options})
+    dataset = dataset_for(change.graph, source, **{"missing_ok": True, "seed": model.seed, **model.split, **options})
     for name in change.touches:
         key = change.graph.nodes[name].data
         if key is not None and key in dataset.missing:

@@ -52,6 +52,7 @@ class Model:
         rounds: what was tried in rounds of mutual learning, and what was kept.
         dtype: of the messages; that of the training data, or, where nothing was trained, of the data at hand.
         changes: what was added, swapped and refitted since (:mod:`serket.growth`), oldest first.
+        split: how its data were loaded, so that a later fit learns from no row that it is tested on.
     """
 
     graph: Graph
@@ -66,6 +67,7 @@ class Model:
     widths: dict[str, int] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    split: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{node.name}: {node.type}" for node in self.graph.nodes.values())
@@ -253,6 +255,7 @@ class Model:
             **({"layouts": self.layouts} if self.layouts else {}),
             "dtype": str(self.dtype or "").removeprefix("torch."),
             **({"changes": self.changes} if self.changes else {}),
+            **({"split": self.split} if self.split else {}),
         }
         return store.write_run(
             directory, graph_yaml=to_yaml(self.graph), states=states, metrics=metrics or {}, manifest=manifest, **parts
@@ -361,6 +364,7 @@ def load(directory: str | Path, *, device: str = "cpu", replaceable: str | None 
         widths=dict(manifest.get("widths", {})),
         layouts={key: (str(name), tuple(shape)) for key, (name, shape) in manifest.get("layouts", {}).items()},
         changes=list(manifest.get("changes", [])),
+        split=dict(manifest.get("split", {})),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,10 @@ from rich.table import Table
 from serket.cli.shared import (
     DataOpt,
     DeviceOpt,
-    FractionOpt,
     JsonOpt,
     OutOpt,
     PluginOpt,
     QuietOpt,
-    StrictOpt,
     err,
     near,
     plug,
@@ -33,6 +32,12 @@ if TYPE_CHECKING:
     from serket.model import Model
 
 WrittenRun = Annotated[str, typer.Argument(help="A run directory; rewritten, unless --out is given.", metavar="RUN")]
+FractionOpt = Annotated[
+    float | None, typer.Option("--test-fraction", help="Rows to test on, if the data have no split; else the run's.")
+]
+StrictOpt = Annotated[
+    bool | None, typer.Option("--strict/--no-strict", help="Refuse NaN and Inf that no mask explains; else the run's.")
+]
 ModuleOpt = Annotated[str, typer.Option("--module", help="The module, by its name in the graph.")]
 
 
@@ -41,8 +46,8 @@ def add(
     fragment: Annotated[str, typer.Argument(help="A graph file with the new module.", metavar="FRAGMENT")],
     data: DataOpt = None,
     out: OutOpt = None,
-    test_fraction: FractionOpt = 0.2,
-    strict: StrictOpt = False,
+    test_fraction: FractionOpt = None,
+    strict: StrictOpt = None,
     device: DeviceOpt = "cpu",
     plugin: PluginOpt = None,
     quiet: QuietOpt = False,
@@ -52,9 +57,8 @@ def add(
     plug(plugin)
     from serket.growth import planned_add
 
-    model = _opened(run, device)
-    change = planned_add(model, fragment)
-    _carry_out(model, change, Path(run), data, out, test_fraction, strict, quiet, as_json)
+    options = {"test_fraction": test_fraction, "strict": strict}
+    _carry_out(run, lambda model: planned_add(model, fragment), data, out, options, device, quiet, as_json)
 
 
 def swap(
@@ -63,8 +67,8 @@ def swap(
     fragment: Annotated[str, typer.Option("--with", help="A graph file with the module that takes its place.")],
     data: DataOpt = None,
     out: OutOpt = None,
-    test_fraction: FractionOpt = 0.2,
-    strict: StrictOpt = False,
+    test_fraction: FractionOpt = None,
+    strict: StrictOpt = None,
     device: DeviceOpt = "cpu",
     plugin: PluginOpt = None,
     quiet: QuietOpt = False,
@@ -74,9 +78,9 @@ def swap(
     plug(plugin)
     from serket.growth import planned_swap
 
-    model = _opened(run, device, module)
+    options = {"test_fraction": test_fraction, "strict": strict}
     _carry_out(
-        model, planned_swap(model, module, fragment), Path(run), data, out, test_fraction, strict, quiet, as_json
+        run, lambda model: planned_swap(model, module, fragment), data, out, options, device, quiet, as_json, module
     )
 
 
@@ -86,8 +90,8 @@ def refit(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what it learned; else it learns on.")] = False,
     data: DataOpt = None,
     out: OutOpt = None,
-    test_fraction: FractionOpt = 0.2,
-    strict: StrictOpt = False,
+    test_fraction: FractionOpt = None,
+    strict: StrictOpt = None,
     device: DeviceOpt = "cpu",
     plugin: PluginOpt = None,
     quiet: QuietOpt = False,
@@ -97,45 +101,45 @@ def refit(
     plug(plugin)
     from serket.growth import planned_refit
 
-    model = _opened(run, device, module)
-    change = planned_refit(model, module, fresh=fresh)
-    _carry_out(model, change, Path(run), data, out, test_fraction, strict, quiet, as_json)
-
-
-def _opened(run: str, device: str, replaceable: str | None = None) -> Model:
-    from serket.inputs import check_device
-    from serket.model import load
-
-    return load(run, device=check_device(device), replaceable=replaceable)
+    options = {"test_fraction": test_fraction, "strict": strict}
+    _carry_out(
+        run, lambda model: planned_refit(model, module, fresh=fresh), data, out, options, device, quiet, as_json, module
+    )
 
 
 def _carry_out(
-    model: Model,
-    change: Change,
-    run: Path,
+    run: str,
+    planned: Callable[[Model], Change],
     data: Path | None,
     out: Path | None,
-    test_fraction: float,
-    strict: bool,
+    told_options: dict[str, Any],
+    device: str,
     quiet: bool,
     as_json: bool,
+    replaceable: str | None = None,
 ) -> None:
     """Do it, measure the whole, and write it in one step; until then the run stands as it was."""
     from serket import store
     from serket.evaluate import evaluate
     from serket.growth import carried_out
-    from serket.inputs import dataset_for
+    from serket.inputs import check_device, dataset_for
+    from serket.model import load
     from serket.report.figures import draw_figures
+    from serket.store.manifest import find
 
+    check_device(device)
+    find(run)  # before a lock makes a folder beside what is no run
     where = store.claim(out or run)
-    options: dict[str, Any] = {"strict": strict, "test_fraction": test_fraction}
+    options = {key: value for key, value in told_options.items() if value is not None}
     with store.Partial(where) as kept, Bars(err, quiet=quiet or as_json) as bars:
         try:
-            changed = carried_out(model, change, str(data) if data else None, report=bars.step, **options)
+            # Read under the lock: what another change writes before it is taken would be lost.
+            model = load(run, device=device, replaceable=replaceable)
+            changed = carried_out(model, planned(model), str(data) if data else None, report=bars.step, **options)
             if "source" not in changed.data:
-                changed.data["source"] = source_of(change.graph.data, data, change.graph.folder)
+                changed.data["source"] = source_of(changed.graph.data, data, changed.graph.folder)
             source = changed.data["source"]
-            dataset = dataset_for(changed.graph, source, seed=changed.seed, missing_ok=True, **options)
+            dataset = dataset_for(changed.graph, source, missing_ok=True, **{"seed": changed.seed, **changed.split})
             tell(dataset, quiet)
             metrics = (
                 evaluate(changed, dataset, lambda *step: bars.step("evaluate", *step)) if len(dataset.test) else {}

@@ -40,6 +40,7 @@ class Dataset:
         quarantined: per key the numbers of rows with NaN or Inf where nothing says so in a mask.
         notes: what a reader of the results should know.
         text: keys that were strings, and are their UTF-8 bytes, padded by zeros.
+        options: ``strict``, ``test_fraction`` and ``seed`` it was loaded with: they give the same split again.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     quarantined: Mapping[str, list[int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

@@ -70,6 +70,7 @@ def load(
             missing=tuple(key for key in names if key not in origin),
             quarantined={key: bad for key, (_, bad) in masked.items() if bad},
             text=tuple(key for key, (_, text) in read.items() if text),
+            options={"strict": strict, "test_fraction": test_fraction, "seed": seed},
         )
         return replace(data, notes=(*_notes(data, test_fraction), *_unused(origin, names)))
 

@@ -56,6 +56,46 @@ def test_add_swap_and_refit_rewrite_what_they_touch(serket, run):
     assert serket("infer", "s", "--observe", "a,c", "--quiet")[0] == 0
 
 
+@pytest.fixture
+def small(tmp_path):
+    """A run, quickly fitted to one half of its rows."""
+    import serket
+
+    np.savez(tmp_path / "d.npz", a=np.random.default_rng(0).normal(size=(40, 2)))
+    (tmp_path / "g.yaml").write_text(
+        "serket: 1\ndata: d.npz\nvariables: {k: {family: categorical, size: 2}}\n"
+        "modules: {a: {type: gmm, data: a, ports: {component: k}, fit: {sweeps: 16, restarts: 1}}}\n"
+    )
+    model = serket.fit(tmp_path / "g.yaml", tmp_path / "d.npz", test_fraction=0.5)
+    model.data["source"] = str(tmp_path / "d.npz")
+    return model.save(tmp_path / "r")
+
+
+def test_a_change_learns_from_no_row_that_the_run_was_tested_on(serket, small):
+    assert serket("refit", "r", "--module", "a", "--quiet")[0] == 0
+    model = load("r")
+    assert model.changes[-1]["data"] == {key: model.data[key] for key in ("name", "sha256")}  # the split is hashed, too
+    assert serket("refit", "r", "--module", "a", "--test-fraction", "0.2", "--quiet")[0] == 0
+    assert load("r").changes[-1]["data"]["sha256"] != model.data["sha256"] and load("r").split["test_fraction"] == 0.2
+
+
+def test_two_changes_at_once_are_not_one_of_them_lost(serket, small, monkeypatch):
+    import serket.growth as growth
+
+    planned, inner = growth.planned_refit, []
+
+    def meanwhile(*args, **options):
+        monkeypatch.setattr(growth, "planned_refit", planned)
+        inner.append(serket("refit", "r", "--module", "a", "--quiet"))
+        return planned(*args, **options)
+
+    monkeypatch.setattr(growth, "planned_refit", meanwhile)
+    assert serket("refit", "r", "--module", "a", "--quiet")[0] == 0
+    ((status, _, err),) = inner
+    assert status == 2 and "another run is writing here" in err
+    assert len(load("r").changes) == 1 and not list(small.parent.glob("*.partial"))
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
 def test_an_interrupted_add_leaves_the_run_as_it_was(serket, run, monkeypatch, stop):
     before = tree(run)
