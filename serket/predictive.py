@@ -1,4 +1,5 @@
-"""A predictive distribution dimension by dimension: its log density, its quantiles, and the same one sharpened."""
+"""A predictive distribution dimension by dimension: its log density, its quantiles, the same one sharpened, and which
+values there are to score."""
 
 from __future__ import annotations
 
@@ -17,7 +18,24 @@ from torch.distributions import (
     Normal,
 )
 
-__all__ = ["marginal_cdf", "marginal_log_prob", "sharpened"]
+__all__ = ["marginal_cdf", "marginal_log_prob", "seen", "sharpened", "varying"]
+
+
+def seen(values: Tensor, observed: Tensor) -> Tensor:
+    """Return which values are observed, in their shape: the others hold zeros, which nobody measured.
+
+    ``observed`` is a mask of rows or of values, as in :class:`serket.Evidence`.
+    """
+    wide = observed if observed.dim() == values.dim() else observed.reshape(-1, *(1,) * (values.dim() - 1))
+    return wide.expand(values.shape)
+
+
+def varying(values: Tensor, observed: Tensor) -> Tensor:
+    """Return which dimensions take more than one value among those observed, in the shape of one row."""
+    here, values = seen(values, observed), values.double()
+    if not len(values):
+        return torch.zeros(values.shape[1:], dtype=torch.bool, device=values.device)
+    return torch.where(here, values, -torch.inf).amax(0) > torch.where(here, values, torch.inf).amin(0)
 
 
 def sharpened(distribution: Distribution, exponent: float) -> Distribution:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from serket.data import Dataset
 from serket.messages import Categorical
 from serket.model import Model
+from serket.predictive import seen, varying
 from serket.protocol import Generative
 from serket.report.metrics import joined, subsets
 
@@ -64,8 +65,8 @@ def reliability(model: Model, dataset: Dataset) -> dict[str, Any]:
         ``concepts``, with labels: per subset ``error`` (:func:`calibration_error` of the likeliest label's
         probability), ``quantile`` (:func:`error_quantile`, 0.95), ``confidence`` and ``accuracy``, their means, and
         ``bins``: per bin rows, mean confidence, share right. Concepts are named on training rows (:func:`named`).
-        ``coverage``: per ``given>to`` the share of values inside the central 90 % of their own prediction, over rows
-        and the dimensions that vary in training rows. ``exponents``: of every node that is calibrated.
+        ``coverage``: per ``given>to`` the share of values inside the central 90 % of their own prediction, over
+        observed values of the dimensions that vary in training rows. ``exponents``: of every node that is calibrated.
     """
     keys = [key for key in model.keys if key in dataset.arrays]
     chosen = subsets(keys, MOST_KEYS)
@@ -109,8 +110,8 @@ def _probs(model: Model, dataset: Dataset, observe: Any, rows: Array, concept: s
 def _coverage(model: Model, dataset: Dataset, to: str, given: tuple[str, ...]) -> float | None:
     evidence = dataset.evidence(to, dataset.test)
     inside = model.covered(to, dataset, LEVEL, observe=given, rows=dataset.test)
-    if inside is None or evidence.values is None or not bool(evidence.present.any()):
+    taught = dataset.evidence(to, dataset.train)
+    if inside is None or evidence.values is None or taught.values is None:
         return None
-    taught = dataset.evidence(to, dataset.train).values
-    varies = (taught != taught[:1]).any(0) if taught is not None else slice(None)
-    return float(inside.cpu()[evidence.present][:, varies].double().mean())
+    here = seen(evidence.values, evidence.observed) & varying(taught.values, taught.observed)
+    return float(inside.cpu()[here].double().mean()) if bool(here.any()) else None

@@ -33,7 +33,7 @@ from serket.engine.exchange import Exchange
 from serket.errors import DataError
 from serket.graph.graph import Graph
 from serket.messages import Categorical, Gaussian, projected
-from serket.predictive import marginal_log_prob, sharpened
+from serket.predictive import marginal_log_prob, seen, sharpened, varying
 from serket.protocol import Evidence, Generative, Module, couples_rows
 from serket.rows import chunks, seeded
 from serket.training.calibrate_concept import concept_exponents
@@ -210,13 +210,15 @@ class _Fitting:
         return self._scores[key]
 
     def _of_data(self, subset: tuple[str, ...], name: str, exponent: float) -> Tensor:
-        """Mean over dimensions of log p_S(x_d); those that never vary are left out."""
+        """Mean over observed dimensions of log p_S(x_d), NaN without one; those that never vary are left out."""
         values = cast(Tensor, self.evidence[name].values)
-        varies = (values != values[:1]).any(0)
+        observed = self.evidence[name].observed
+        varies = varying(values, observed)
         found = marginal_log_prob(sharpened(self._predicted(subset, name), exponent), values)
         if found is None or not bool(varies.any()):
             return self._of_reading(subset, name, self.exponents[name, "message"])
-        return found[:, varies].mean(-1)
+        here = seen(values, observed)[:, varies]
+        return torch.where(here, found[:, varies], 0.0).sum(-1) / here.sum(-1)
 
     def _of_reading(self, subset: tuple[str, ...], name: str, exponent: float) -> Tensor:
         """How the rest predicts what a module reads, from its message alone."""

@@ -61,6 +61,26 @@ def test_intervals_of_an_exact_model_cover_what_they_say(exact, seed):
     assert all(share == pytest.approx(0.9, abs=4 * 0.0095) for share in found.values())
 
 
+@pytest.mark.parametrize("masked", ["a dimension", "a row"])
+def test_coverage_is_that_of_observed_values(masked):
+    """Slots that are not observed hold zeros, far from what is predicted there; a constant dimension is not counted."""
+    from serket.data import load
+
+    graph = position()
+    graph["variables"]["x"]["prior"] = {"mean": [20.0, 20.0], "covariance": [[1.0, 0.0], [0.0, 1.0]]}
+    graph["modules"]["c"] |= {"matrix": [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], "noise": (0.3 * np.eye(3)).tolist()}
+    values = {name: one + 20 for name, one in readings(800).items()}
+    values["c"] = np.concatenate([values["c"], np.full((800, 1), 7.0)], 1)
+    values["c_mask"] = np.ones((800, 3), dtype=bool)
+    if masked == "a row":
+        values["c_mask"][[0, 30]] = False
+    else:
+        values["c_mask"][::2, 1] = False
+    model = serket.fit(graph, load(values, ["a", "b", "c"], test_fraction=0.5))
+    found = reliability(model, load(values, ["a", "b", "c"], test_fraction=0.5))["coverage"]
+    assert all(share == pytest.approx(0.9, abs=4 * 0.015) for share in found.values())
+
+
 def test_a_calibrated_run_measures_and_draws_itself(tmp_path):
     from serket.evaluate import evaluate
 

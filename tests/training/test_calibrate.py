@@ -12,7 +12,7 @@ from serket.graph import check, to_yaml
 from serket.graph.build import parse_graph
 from serket.inputs import gather
 from serket.modules.linear_gaussian import LinearGaussian
-from serket.predictive import marginal_cdf, marginal_log_prob, sharpened
+from serket.predictive import marginal_cdf, marginal_log_prob, seen, sharpened, varying
 from serket.training.calibrate import calibrate, patterns
 
 SENSOR = {"type": "linear_gaussian", "matrix": [[1.0, 0.0], [0.0, 1.0]]}
@@ -87,6 +87,29 @@ def test_a_calibrated_model_keeps_its_exponents_and_its_evidence(seed):
     found = {name: node.calibration["given[0]"] for name, node in graph.nodes.items()}
     assert all(0.6 < exponent < 1.7 for exponent in found.values())
     assert sum(exponent == 1 for exponent in found.values()) >= 2
+
+
+def test_dimensions_that_are_not_observed_are_not_scored():
+    """Masked slots hold zeros, 20 away from the data: as data they would pull every exponent down."""
+    data = {name: values + 20 for name, values in readings(400).items()}
+    graph = position()
+    graph["variables"]["x"]["prior"] = {"mean": [20.0, 20.0], "covariance": [[1.0, 0.0], [0.0, 1.0]]}
+    masked = np.ones((400, 2), dtype=bool)
+    masked[::5, 1] = False
+    model = serket.fit({**graph, "run": {"calibrate": "senses"}}, {**data, "c_mask": masked}, test_fraction=0)
+    assert all(0.5 < node.calibration["given[0]"] < 2 for node in model.graph.nodes.values())
+
+
+@pytest.mark.parametrize("missing", [0, 5])
+def test_a_missing_row_makes_no_constant_dimension_vary(missing):
+    values = torch.full((20, 3), 7.0)
+    values[:, 0] = torch.arange(20)
+    there = torch.arange(20) != missing
+    values[missing] = 0
+    assert varying(values, there).tolist() == [True, False, False]
+    each = there[:, None] & torch.tensor([True, True, False])
+    assert varying(values, each).tolist() == [True, False, False]
+    assert seen(values, there).sum() == 19 * 3
 
 
 def test_exponents_act_on_the_message_and_take_exact_evidence_away():
