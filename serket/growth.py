@@ -81,8 +81,8 @@ def swap(
 ) -> Model:
     """Return a model in which another module stands in one's place; else as in :func:`add`.
 
-    The old state goes. The entry in the fragment has the module's name; it may read another data key, and its latent,
-    where no other module is bound to it, may have another size.
+    The old state goes: the model may be one loaded ``without`` the module. The entry in the fragment has the module's
+    name; it may read another data key, and its latent, where no other module is bound to it, may have another size.
 
     Raises:
         SerketError: there is no such module, or the fragment has no entry for it.
@@ -100,7 +100,10 @@ def refit(
 
     Args:
         model, module, data, report, options: as in :func:`swap`.
-        fresh: forget what it learned.
+        fresh: forget what it learned; the model may be one loaded ``without`` the module.
+
+    Raises:
+        SerketError: there is no such module, it learns nothing, or there is no state of it to go on from.
     """
     return carried_out(model, planned_refit(model, module, fresh=fresh), data, report=report, **options)
 
@@ -125,12 +128,19 @@ def planned_swap(model: Model, module: str, fragment: Fragment) -> Change:
 def planned_refit(model: Model, module: str, *, fresh: bool = False) -> Change:
     """Return what :func:`refit` will do."""
     _check_name(model, module)
-    if not isinstance(model.modules[module], Trainable):
+    if module not in model.modules and not fresh:
+        raise SerketError(
+            f"the model was loaded without '{module}': there is no state to go on from",
+            where=module,
+            fix="load it with its modules, or fit this one from the start: fresh=True",
+        )
+    modules = {**model.modules, module: model.modules.get(module) or model.graph.nodes[module].build()}
+    if not isinstance(modules[module], Trainable):
         raise SerketError(
             f"'{module}' learns nothing",
             where=module,
             found=f"type {model.graph.nodes[module].type}",
-            available=[n for n, m in model.modules.items() if isinstance(m, Trainable)],
+            available=[n for n, m in modules.items() if isinstance(m, Trainable)],
             fix="name one that learns, or change its options: serket swap",
         )
     return _warned(Change("refit", model.graph, (module,), _touches(model.graph, frozenset({module})), fresh))
@@ -189,6 +199,8 @@ def carried_out(
     changed.seconds = {**ordered, "total": changed.seconds.get("total", 0.0) + took}
     after = {n: dict(m.state()) for n, m in modules.items() if isinstance(m, Trainable)}
     changed.changes = [*model.changes, _told(change, before, after, dataset, took)]
+    for name in (model.graph.nodes.keys() - model.modules.keys()) & after.keys():
+        changed.changes[-1]["states"][name]["before"] = "not read"
     return changed
 
 
@@ -292,11 +304,11 @@ def _warned(change: Change) -> Change:
 
 
 def _check_name(model: Model, module: str) -> None:
-    if module not in model.modules:
+    if module not in model.graph.nodes:
         raise SerketError(
             f"the run has no module '{module}'",
-            available=model.modules,
-            fix=suggestion(module, model.modules) or "name one of these",
+            available=model.graph.nodes,
+            fix=suggestion(module, model.graph.nodes) or "name one of these",
         )
 
 

@@ -318,20 +318,21 @@ class Model:
 _RESERVED = ("label", "row_id", "train", "test")
 
 
-def load(directory: str | Path, *, device: str = "cpu", replaceable: str | None = None) -> Model:
+def load(directory: str | Path, *, device: str = "cpu", without: str | None = None) -> Model:
     """Read a run directory; hashes are checked before anything is parsed.
 
     Args:
         directory: where ``save`` or ``serket run`` wrote it.
         device: where it is to live.
-        replaceable: a module about to be fitted again or replaced: if it does not take its state, it has none.
+        without: a module about to be replaced, or fitted afresh: it is not built, as its files may be gone, and the
+            model has the others alone. :func:`serket.growth.swap` and ``refit`` with ``fresh`` take it so.
 
     Raises:
         StateError: no run, a damaged one, or one of another graph.
     """
     stored = store.read_run(directory)
     graph = parse_graph(stored.graph_yaml, str(Path(directory) / "graph.yaml"))
-    modules = graph.build()
+    modules = graph.build(without=without)
     for name, module in modules.items():
         if isinstance(module, Trainable):
             if name not in stored.states:
@@ -349,9 +350,6 @@ def load(directory: str | Path, *, device: str = "cpu", replaceable: str | None 
                     where=str(directory),
                     fix="it was written by another version; fit again",
                 ) from None
-            except StateError:
-                if name != replaceable:
-                    raise
     manifest = stored.manifest
     return Model(
         graph,

@@ -102,9 +102,12 @@ def refit(
     from serket.growth import planned_refit
 
     options = {"test_fraction": test_fraction, "strict": strict}
-    _carry_out(
-        run, lambda model: planned_refit(model, module, fresh=fresh), data, out, options, device, quiet, as_json, module
-    )
+    without = module if fresh else None
+
+    def planned(model: Model) -> Change:
+        return planned_refit(model, module, fresh=fresh)
+
+    _carry_out(run, planned, data, out, options, device, quiet, as_json, without)
 
 
 def _carry_out(
@@ -116,7 +119,7 @@ def _carry_out(
     device: str,
     quiet: bool,
     as_json: bool,
-    replaceable: str | None = None,
+    without: str | None = None,
 ) -> None:
     """Do it, measure the whole, and write it in one step; until then the run stands as it was."""
     from serket import store
@@ -134,7 +137,7 @@ def _carry_out(
     with store.Partial(where) as kept, Bars(err, quiet=quiet or as_json) as bars:
         try:
             # Read under the lock: what another change writes before it is taken would be lost.
-            model = load(run, device=device, replaceable=replaceable)
+            model = load(run, device=device, without=without)
             changed = carried_out(model, planned(model), str(data) if data else None, report=bars.step, **options)
             if "source" not in changed.data:
                 changed.data["source"] = source_of(changed.graph.data, data, changed.graph.folder)

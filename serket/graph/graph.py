@@ -124,15 +124,15 @@ class Graph:
     folder: Path | None = field(default=None, compare=False)
     """Where its file stands: relative paths of data are tried there, too."""
 
-    def build(self) -> dict[str, Module]:
-        """Make every module, untrained, by node name.
+    def build(self, without: str | None = None) -> dict[str, Module]:
+        """Make every module, untrained, by node name; but for the one, if any, that the caller goes ``without``.
 
         Raises:
             SerketError: a class refuses its options, or a composer thaws what cannot be thawed.
         """
-        modules = {name: node.build() for name, node in self.nodes.items()}
+        modules = {name: node.build() for name, node in self.nodes.items() if name != without}
         for name, module in modules.items():
-            for other in traits(module).thaw:
+            for other in traits(module).thaw if without is None else ():
                 _check_thawed(self, modules, self.nodes[name], other)
         return modules
 

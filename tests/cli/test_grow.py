@@ -96,6 +96,20 @@ def test_two_changes_at_once_are_not_one_of_them_lost(serket, small, monkeypatch
     assert len(load("r").changes) == 1 and not list(small.parent.glob("*.partial"))
 
 
+def test_what_goes_is_not_read(serket, small, monkeypatch):
+    import serket.model as model
+
+    asked = []
+    monkeypatch.setattr(
+        model, "load", lambda *args, **options: asked.append(options["without"]) or load(*args, **options)
+    )
+    for command in ("swap --with g.yaml", "refit", "refit --fresh"):
+        status, out, err = serket(*command.split()[:1], "r", "--module", "a", *command.split()[1:])
+        assert status == 0, err
+        assert ("not read" in out) == (asked[-1] is not None)
+    assert asked == ["a", None, "a"]
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
 def test_an_interrupted_add_leaves_the_run_as_it_was(serket, run, monkeypatch, stop):
     before = tree(run)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import serket
-from serket.errors import DataError, DataWarning, GraphError, StateError
+from serket.errors import DataError, DataWarning, GraphError, SerketError, StateError
 from serket.messages import Family
 from serket.protocol import Evidence, Port, Role
 from serket.registry import lookup
@@ -218,7 +218,9 @@ def test_a_changed_weight_file_is_noticed_when_a_run_is_read(tmp_path):
     with pytest.raises(StateError) as error:
         serket.load(tmp_path / "run")
     told(error, StateError, "the encoder changed since the fit", "serket refit")
-    stale = serket.load(tmp_path / "run", replaceable="sense")
+    stale = serket.load(tmp_path / "run", without="sense")
+    with pytest.raises(SerketError, match="no state to go on from"):
+        serket.refit(stale, "sense", {"x": rows().numpy()})
     anew = serket.refit(stale, "sense", {"x": rows().numpy()}, fresh=True, test_fraction=0)
     anew.save(tmp_path / "anew")
     assert (
@@ -228,6 +230,12 @@ def test_a_changed_weight_file_is_noticed_when_a_run_is_read(tmp_path):
     with pytest.raises(GraphError) as error:
         serket.load(tmp_path / "run")
     told(error, GraphError, "no such model file", "w.safetensors")
+    other = {"type": "torch", "network": "bad_linear", "weights": str(FILES / "linear.safetensors"),
+             "arguments": {"in_features": 3, "out_features": 5}, "data": "x", "ports": {"latent": "z"}}  # fmt: skip
+    swapped = serket.swap(
+        serket.load(tmp_path / "run", without="sense"), "sense", {"modules": {"sense": other}}, {"x": rows().numpy()}
+    )
+    assert swapped.changes[-1]["states"]["sense"]["before"] == "not read"
 
 
 @pytest.mark.parametrize("options, parts", [
