@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from serket.embedding.segments import SMALL_BYTES, keys_in, read_segment, write_segment
+from serket.embedding.segments import SMALL_BYTES, keys_in, mapped, remove, write_segment
 from serket.errors import DataWarning
 
 __all__ = ["Cache", "Space", "cache_folder", "session"]
@@ -23,9 +23,8 @@ __all__ = ["Cache", "Space", "cache_folder", "session"]
 Array: TypeAlias = NDArray[Any]
 
 VARIABLE = "SERKET_CACHE"
-MEMORY_BYTES = 1 << 26  # of segments last read, where there is a disk to read them from again
-ALONE_BYTES = 1 << 30  # where there is none
-MOST_SMALL = 64  # files of a few rows, of as many calls; then they become one
+ALONE_BYTES = 1 << 30  # of embeddings that are on no disk
+MOST_SMALL = 64  # segments of a few rows, of as many calls; then they become one
 
 
 def cache_folder() -> Path | None:
@@ -83,47 +82,53 @@ class Space:
     """Embeddings by row key. On disk: immutable files, named by their SHA-256, that many processes may add to.
 
     What two processes embed at once is written twice, and found once. A file that is not what its name says is removed,
-    with a warning, and its rows are embedded again. Index: 24 bytes a row.
+    with a warning, and its rows are embedded again; each is checked when it is first read. Index: 24 bytes a row.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._files: list[Path | None] = []  # by segment number
-        self._held: OrderedDict[int, Array] = OrderedDict()  # values of segments, the last used last
+        self._count = 0  # of segments that ever were; each has a number
+        self._files: dict[int, Path] = {}
+        self._maps: dict[int, Array] = {}  # values of files that were read
+        self._held: OrderedDict[int, Array] = OrderedDict()  # values without a file, the last used last
+        self._bytes = 0  # of these
+        self._small: set[int] = set()
         self._runs: list[tuple[Array, Array, Array]] = []  # heads in order, tails, places: segment << 32 | row
-        self._scanned = 0
+        self._scanned: int | None = None
 
     def scan(self) -> None:
-        """Take in what other processes have written; many small files become one."""
-        if self.folder is None or not self.folder.is_dir():
-            return
-        changed = self.folder.stat().st_mtime_ns
-        if changed == self._scanned:
-            return
-        known = {path for path in self._files if path}
-        there = set(self.folder.glob("*.safetensors"))
-        for path in sorted(there - known):
-            if (keys := keys_in(path)) is not None:
-                self._index(keys, path)
-        small = [path for path in there if path.is_file() and path.stat().st_size < SMALL_BYTES]
-        if len(small) > MOST_SMALL:
-            self._merge(small)
-        self._scanned = self.folder.stat().st_mtime_ns
+        """Take in what other processes have written or removed; many small segments become one."""
+        if self.folder is not None:
+            try:
+                changed = self.folder.stat().st_mtime_ns
+            except OSError:  # nothing was written yet, or all was removed
+                changed = 0
+            if changed != self._scanned:
+                there = set(self.folder.glob("*.safetensors"))
+                self._drop({number for number, path in self._files.items() if path not in there})
+                for path in sorted(there - set(self._files.values())):
+                    if (found := keys_in(path)) is not None:
+                        self._files[self._index(found[0], found[1] < SMALL_BYTES)] = path
+                self._scanned = changed
+        if len(self._small) > MOST_SMALL:
+            self._merge()
 
     def get(self, keys: Array) -> tuple[Array | None, Array]:
         """Return the embeddings of row keys ``(n, 2)``: ``(n, E)``, and which are there ``(n,)``; None if none is."""
         places = self._find(keys)
+        found = places >= 0
+        parts = {number: self._segment(number) for number in np.unique(places[found] >> 32).tolist()}
+        if dead := {number for number, part in parts.items() if part is None}:
+            self._drop(dead)
+            return self.get(keys)
         values: Array | None = None
-        for number in np.unique(places[places >= 0] >> 32).tolist():
-            mine = (places >= 0) & (places >> 32 == number)
-            part = self._segment(number)
-            if part is None:
-                places[mine] = -1
-                continue
+        for number, part in parts.items():
+            assert part is not None
+            mine = found & (places >> 32 == number)
             if values is None:
                 values = np.zeros((len(keys), part.shape[1]), dtype=part.dtype)
             values[mine] = part[places[mine] & 0xFFFFFFFF]
-        return values, places >= 0
+        return values, found
 
     def put(self, keys: Array, values: Array) -> None:
         """Keep embeddings ``(n, E)`` under row keys ``(n, 2)``; whole on disk when this returns."""
@@ -131,23 +136,30 @@ class Space:
         if self.folder is not None:
             try:
                 path = write_segment(self.folder, keys, values)
-                self._scanned = 0
+                self._scanned = None
             except OSError as error:
                 text = f"embeddings are kept in memory only: {self.folder} cannot be written ({error.strerror})"
                 warnings.warn(f"{text}; set {VARIABLE} to another folder, or to off", DataWarning, stacklevel=2)
                 self.folder = None
-        number = self._index(keys, path)
-        if path is None:  # what is on disk is read when it is asked for again: the heap stays flat meanwhile
-            self._hold(number, values)
+        number = self._index(keys, values.nbytes < SMALL_BYTES)
+        if path is not None:  # what is on disk is read when it is asked for again: the heap stays flat meanwhile
+            self._files[number] = path
+            return
+        self._held[number] = values
+        self._bytes += values.nbytes
+        while self._bytes > ALONE_BYTES and len(self._held) > 1:
+            self._drop({next(iter(self._held))})
 
-    def _index(self, keys: Array, path: Path | None) -> int:
-        number = len(self._files)
-        self._files.append(path)
+    def _index(self, keys: Array, small: bool) -> int:
+        number = self._count
+        self._count += 1
+        if small:
+            self._small.add(number)
         order = np.argsort(keys[:, 0], kind="stable")
         run = keys[order, 0], keys[order, 1], (number << 32) | order
         # Runs grow by powers of two: there are few of them, however many segments there are.
         while self._runs and len(self._runs[-1][0]) <= 2 * len(run[0]):
-            both = [np.concatenate(parts) for parts in zip(self._runs.pop(), run, strict=True)]
+            both = [np.concatenate(parts) for parts in zip(run, self._runs.pop(), strict=True)]  # the newest is found
             order = np.argsort(both[0], kind="stable")
             run = both[0][order], both[1][order], both[2][order]
         self._runs.append(run)
@@ -166,31 +178,40 @@ class Space:
         if number in self._held:
             self._held.move_to_end(number)
             return self._held[number]
-        path = self._files[number]
-        values = None if path is None else read_segment(path)
-        if values is not None:
-            self._hold(number, values)
-        return values
+        if number not in self._maps and (values := mapped(self._files[number])) is not None:
+            self._maps[number] = values
+        return self._maps.get(number)
 
-    def _hold(self, number: int, values: Array) -> None:
-        self._held[number] = values
-        most = ALONE_BYTES if self.folder is None else MEMORY_BYTES
-        while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > most:
-            self._held.popitem(last=False)
-
-    def _merge(self, small: list[Path]) -> None:
-        """Write the rows of many small files into one, each key once, and remove them."""
-        numbers = [number for number, path in enumerate(self._files) if path in small]
-        parts = [(keys_in(path), self._segment(number)) for number in numbers if (path := self._files[number])]
-        whole = [(keys, values) for keys, values in parts if keys is not None and values is not None]
-        keys = np.concatenate([keys for keys, _ in whole])
-        values = np.concatenate([values for _, values in whole])
-        once = np.unique(keys, axis=0, return_index=True)[1]
-        self.put(keys[once], values[once])
-        for path in small:
-            path.unlink(missing_ok=True)
+    def _drop(self, numbers: set[int]) -> None:
+        """Forget segments: their rows are found in others, or nowhere."""
+        if not numbers:
+            return
+        self._small -= numbers
+        for number in numbers:
+            self._files.pop(number, None)
+            self._maps.pop(number, None)
+            if (values := self._held.pop(number, None)) is not None:
+                self._bytes -= values.nbytes
         runs, self._runs = self._runs, []
-        for heads, tails, places in runs:
-            stays = ~np.isin(places >> 32, numbers)
+        for run in runs:
+            stays = ~np.isin(run[2] >> 32, list(numbers))
             if stays.any():
-                self._runs.append((heads[stays], tails[stays], places[stays]))
+                self._runs.append((run[0][stays], run[1][stays], run[2][stays]))
+
+    def _merge(self) -> None:
+        """Put the rows of small segments into one, each key once; what is not in it, or is it, stays."""
+        numbers, self._small = self._small, set()
+        mine = [np.isin(places >> 32, list(numbers)) for _, _, places in self._runs]
+        rows = [np.stack(run[:2], 1)[chosen] for run, chosen in zip(self._runs, mine, strict=True)]
+        keys = np.unique(np.concatenate(rows), axis=0)
+        values, found = self.get(keys)
+        if values is None:  # another process has merged them meanwhile
+            return
+        files = {self._files[number] for number in numbers if number in self._files}
+        self.put(keys[found], values[found])
+        if files and self.folder is None:  # the disk is full
+            return
+        files.discard(self._files.get(self._count - 1, Path()))
+        self._drop(numbers)
+        for path in files:
+            remove(path)

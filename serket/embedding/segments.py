@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from serket.errors import DataWarning
 from serket.store.files import digest
 
-__all__ = ["SMALL_BYTES", "keys_in", "read_segment", "write_segment"]
+__all__ = ["SMALL_BYTES", "keys_in", "mapped", "remove", "write_segment"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -36,32 +39,44 @@ def write_segment(folder: Path, keys: Array, values: Array) -> Path:
     return path
 
 
-def keys_in(path: Path) -> Array | None:
-    """Return the row keys in a file ``(n, 2)``, not checked yet; None if it is gone or no such file."""
+def keys_in(path: Path) -> tuple[Array, int] | None:
+    """Return the row keys in a file ``(n, 2)``, not checked yet, and its bytes; None if it is gone or no such file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            keys: Array = file.get_tensor("keys")
+            return file.get_tensor("keys"), path.stat().st_size
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError):
-        _remove(path)
+        _damaged(path)
         return None
-    return keys
 
 
-def read_segment(path: Path) -> Array | None:
-    """Return the embeddings in a file ``(n, E)``; None if it is gone or damaged, and then it is removed."""
+def mapped(path: Path) -> Array | None:
+    """Return the embeddings in a file ``(n, E)``, checked and mapped; None if it is gone or damaged, and removed."""
     try:
-        data = path.read_bytes()
+        data = np.memmap(path, mode="r")
     except OSError:
         return None
-    if digest(data) != path.stem:
-        _remove(path)
+    except ValueError:  # no bytes at all
+        _damaged(path)
         return None
-    values: Array = safetensors.numpy.load(data)["values"]
-    return values
+    if hashlib.sha256(data.data).hexdigest() != path.stem:
+        _damaged(path)
+        return None
+    # Safetensors would copy the whole file, which is: eight bytes, how long the header is; the header; the arrays.
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    values = json.loads(data[8:start].tobytes())["values"]
+    first, end = values["data_offsets"]
+    dtype = np.dtype(f"<f{int(values['dtype'][1:]) // 8}")
+    return np.asarray(data[start + first : start + end]).view(dtype).reshape(values["shape"])
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, if it is there and may be removed."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _damaged(path: Path) -> None:
     warnings.warn(f"{path} is damaged and was removed: its rows are embedded again", DataWarning, stacklevel=3)
-    path.unlink(missing_ok=True)
+    remove(path)

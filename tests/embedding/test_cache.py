@@ -219,6 +219,118 @@ def test_keys_that_share_a_half_are_not_mistaken(tmp_path):
     assert found.tolist() == [True, False, False] and values[0].tolist() == [1, 1]
 
 
+KEYS = np.unique(np.random.default_rng(0).integers(0, 2**63, (300, 2)).astype("u8"), axis=0)
+VALUES = np.random.default_rng(1).normal(size=(300, 4)).astype("f4")
+
+
+def opened(cache):
+    return cache.space("x", np.dtype("u1"), (3,))
+
+
+def put_singly(space, rows=range(65)):
+    for row in rows:
+        space.put(KEYS[row : row + 1], VALUES[row : row + 1])
+
+
+def kept(space, rows=slice(65)):
+    values, found = space.get(KEYS[rows])
+    return values is not None and bool(found.all() and (values == VALUES[rows]).all())
+
+
+def test_merging_into_a_file_that_is_there_keeps_it(tmp_path):
+    space = opened(Cache(tmp_path))
+    space.put(KEYS, VALUES)
+    put_singly(space)
+    opened(Cache(tmp_path))
+    assert len(files(tmp_path)) == 1 and kept(opened(Cache(tmp_path)), slice(300))
+
+
+def test_nothing_is_lost_where_merging_cannot_be_written(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    put_singly(opened(cache))
+    with monkeypatch.context() as patch, pytest.warns(DataWarning, match="No space left"):
+        patch.setattr(module_of_cache, "write_segment", full)
+        assert kept(opened(cache))
+    assert len(files(tmp_path)) == 65 and kept(opened(cache)) and kept(opened(Cache(tmp_path)))
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_what_another_process_has_merged_is_found(tmp_path, monkeypatch):
+    cache = Cache(tmp_path)
+    space = opened(cache)
+    put_singly(space)
+    opened(Cache(tmp_path))
+    assert len(files(tmp_path)) == 1 and kept(opened(cache))
+    put_singly(space, range(70, 140))
+    late, small = Cache(tmp_path), files(tmp_path)
+    merge = module_of_cache.Space._merge
+
+    def overtaken(self):
+        for path in small:
+            path.unlink()
+        merge(self)
+
+    monkeypatch.setattr(module_of_cache.Space, "_merge", overtaken)
+    assert opened(late).get(KEYS)[0] is None and not files(tmp_path)
+
+
+def test_processes_that_merge_at_once_lose_nothing(tmp_path):
+    code = """import sys
+from tests.embedding.test_cache import *
+cache = Cache(Path(sys.argv[1]))
+for row in range(int(sys.argv[2]), 300, 2):
+    put_singly(opened(cache), [row, (7 * row) % 300])
+assert len(opened(cache)._runs) < 10"""
+    run = [[sys.executable, "-c", code, str(tmp_path), first] for first in "01"]
+    both = [subprocess.Popen(one, cwd=ROOT) for one in run]
+    assert [process.wait() for process in both] == [0, 0]
+    assert kept(opened(Cache(tmp_path)), slice(300)) and len(files(tmp_path)) < 132
+
+
+def test_rows_of_a_damaged_file_are_found_again_where_they_were_put_since(tmp_path):
+    cache = Cache(tmp_path)
+    opened(cache).put(KEYS, VALUES)
+    files(tmp_path)[0].write_bytes(b"")
+    with pytest.warns(DataWarning, match="is damaged"):
+        assert not kept(opened(cache))
+    opened(cache).put(KEYS[:200], VALUES[:200])
+    assert all(kept(opened(cache), slice(200)) for _ in range(3))
+
+
+def test_of_rows_put_twice_the_last_are_found():
+    space = opened(Cache(None))
+    space.put(KEYS, VALUES + 1)
+    space.put(KEYS, VALUES)
+    assert kept(space, slice(300))
+
+
+def test_a_file_is_checked_once_however_many_there_are(tmp_path, monkeypatch):
+    space = opened(Cache(tmp_path))
+    for first in range(0, 300, 50):
+        space.put(KEYS[first : first + 50], VALUES[first : first + 50])
+    read, mapped = [], module_of_cache.mapped
+    monkeypatch.setattr(module_of_cache, "mapped", lambda path: read.append(path) or mapped(path))
+    for rows in np.random.default_rng(2).permutation(300).reshape(3, 100):
+        assert kept(space, rows)
+    assert sorted(read) == files(tmp_path) and len(read) == 6
+    assert not any(part.flags.writeable or part.flags.owndata for part in space._maps.values())
+
+
+def test_memory_alone_merges_too_and_keeps_the_last(monkeypatch):
+    cache = Cache(None)
+    for row in range(300):
+        put_singly(opened(cache), [row])
+    space = opened(cache)
+    assert kept(space, slice(300)) and len(space._held) <= 65
+    monkeypatch.setattr(module_of_cache, "ALONE_BYTES", 4000)
+    space.put(KEYS[:200], VALUES[:200])
+    assert kept(space, slice(200)) and not kept(space, slice(300))
+    assert space._bytes == sum(part.nbytes for part in space._held.values()) <= 4000
+
+
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(3, 2), torch.zeros(40), torch.zeros(40, 2).long()], ids=["rows", "flat", "whole"]
 )
