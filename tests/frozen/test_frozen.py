@@ -178,6 +178,47 @@ def test_all_that_an_encoder_holds_is_in_its_fingerprint():
     assert fingerprint_of(lambda x: (x, held), "f", "1") == fingerprint_of(lambda x: x, "f", "1")
 
 
+class Scaled(torch.nn.Module):
+    """With an attribute and a buffer that its state leaves out."""
+
+    def __init__(self, scale=1.0, shift=0.0):
+        super().__init__()
+        self.scale = {"by": [scale]}
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, x):
+        return x * self.scale["by"][0] + self.shift
+
+
+def test_the_code_and_the_attributes_of_objects_are_in_their_fingerprint(tmp_path, monkeypatch):
+    """Of a network, of an object that is called, and of helpers in other files, however they are imported."""
+
+    def code(scale=1.0, shift=0.0):
+        return fingerprint_of(torch.nn.Sequential(Scaled(scale, shift), torch.nn.ReLU()), "f")
+
+    assert code() == code() and len({code(), code(scale=2.0), code(shift=1.0)}) == 3
+    module = torch.nn.Dropout(0.5)
+    assert fingerprint_of(module, "f") == fingerprint_of(module.eval(), "f"), "it is used in evaluation mode"
+    before = fingerprint_of(Scaled(), "f")
+    monkeypatch.setattr(Scaled, "forward", lambda self, x: -x)
+    assert fingerprint_of(Scaled(), "f") != before
+    assert fingerprint_of([[1, 2], 3], "f") != fingerprint_of([[1], 2, 3], "f")
+    lines = "import their_helper\nfrom their_helper import deep\n{}\nclass Held:\n    def __call__(self, x):\n        return {}\n"
+    found = set()
+    for used in ("deep(x)", "their_helper.deep(x)"):
+        for sign in "+-":
+            for name, text in {
+                "their_helper": f"def inner(x):\n    return {sign}x\ndef deep(x):\n    return inner(x)\n",
+                "their_encoder": lines.format("", used),
+            }.items():
+                held = types.ModuleType(name)
+                monkeypatch.setitem(sys.modules, name, held)
+                exec(text, vars(held))
+            found.add(fingerprint_of(held.Held(), "f"))
+            assert fingerprint_of(held.Held(), "f") in found
+    assert len(found) == 4
+
+
 def test_an_encoder_of_an_installed_package(tmp_path):
     """By its entry point, in a fresh process; only the one that is asked for is imported."""
     (tmp_path / "their_package.py").write_text("def encode(x):\n    return x + 1\n")
