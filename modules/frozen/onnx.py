@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,13 +17,27 @@ from serket.registry import register
 
 __all__ = ["Onnx"]
 
+# Of ONNX's protocol buffers, by field number, what leads to tensors.
+MESSAGES: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+SKIPPED = {1: 8, 3: 0, 4: 0, 5: 4}  # bytes of a value by its wire type; the fields of a group are read as its owner's
+EXTERNAL, PLACE = 13, 14  # fields of a tensor: its entries of an external file, and whether it is in one
+
 
 @register("onnx")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Onnx(Frozen):
     """A network in an ONNX file, on the CPU; one input, one output.
 
-    The file is data: operators outside the standard sets are refused by onnxruntime, and no external library is loaded.
+    The file is data, and whole: one whose tensors are in other files is refused. Operators outside the standard sets
+    are refused by onnxruntime, and no external library is loaded.
     Rows are cast to the type of the input. A network of fixed batch size is run so many rows at a time, the last batch
     padded with its last row. Half-precision outputs are widened to float32.
 
@@ -42,6 +58,14 @@ class Onnx(Frozen):
         """Find the file and the package."""
         self._path = found(self.file, (".onnx",), self.largest_mb)
         installed("onnxruntime", "onnx")
+        if _is_split(self._path):
+            raise GraphError(
+                "tensors of the network are in another file",
+                where=self.file,
+                expected="one file, which is what its size and hash are told of",
+                found="external data",
+                fix='save it in one: onnx.save(onnx.load(file), "whole.onnx", save_as_external_data=False)',
+            )
         self._session: Any = None
 
     def _opened(self) -> Any:
@@ -88,6 +112,43 @@ class Onnx(Frozen):
     def place(self) -> str:
         """Tell which file."""
         return self.file
+
+
+def _is_split(path: Path) -> bool:
+    """Tell whether tensors are in other files, reading no tensor; of a damaged file it says no: onnxruntime tells."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        waiting = [("model", 0, len(data))]
+        try:
+            while waiting:
+                kind, at, end = waiting.pop()
+                while at < end:
+                    tag, at = _number(data, at)
+                    field, wire = tag >> 3, tag & 7
+                    value, at = _number(data, at) if wire in (0, 2) else (0, at + SKIPPED[wire])
+                    if kind == "tensor" and (field == EXTERNAL or (field == PLACE and value)):
+                        return True
+                    if wire == 2:
+                        if field in MESSAGES.get(kind, {}):
+                            waiting.append((MESSAGES[kind][field], at, at + value))
+                        at += value
+        except (IndexError, KeyError):
+            return False
+    return False
+
+
+def _number(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """Return the number that starts here in base 128, and where it ends."""
+    value, shift = 0, 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise IndexError("no number is that long")
 
 
 def _type_of(name: str) -> Any:

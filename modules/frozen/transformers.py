@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +17,8 @@ from serket.registry import register
 
 __all__ = ["Transformers"]
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+# Of the files of a folder, those that neither model nor tokenizer reads: weights of other libraries, and notes.
+OTHERS = re.compile(r"(pytorch|tf|flax|rust)_model\b.*|training_args\.bin|.*\.(md|onnx)|\..*")
 
 
 @register("transformers")
@@ -43,10 +45,11 @@ class Transformers(Frozen):
 
     def prepare(self) -> None:
         """Find the folder's files and the package."""
-        self._files = part(self.folder, ("config.json", "model.safetensors"), self.largest_mb)
+        part(self.folder, ("config.json", "model.safetensors"), self.largest_mb)  # without these it is no model
         installed("transformers", "transformers")
-        place = located(self.folder)
-        self._files += [place / name for name in TOKENIZER if (place / name).is_file()]
+        others = sorted(one.name for one in located(self.folder).iterdir() if one.is_file())
+        others = [name for name in others if not OTHERS.fullmatch(name)]  # each kind of tokenizer has files of its own
+        self._files = part(self.folder, tuple(others), self.largest_mb)
         self._network: Any = None
         self._tokenizer: Any = None
 
@@ -116,8 +119,9 @@ class Transformers(Frozen):
         return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
     def fingerprint(self) -> str:
-        """Hash config, weights, tokenizer and pooling."""
-        return hashed(f"transformers {self.pooling} {self.longest}", self._files)
+        """Hash config, weights, all files of the tokenizer, and pooling."""
+        names = [one.name for one in self._files]
+        return hashed(f"transformers {self.pooling} {self.longest} {names}", self._files)
 
     def place(self) -> str:
         """Tell which folder."""

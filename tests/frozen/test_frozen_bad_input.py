@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import skops.io
 import torch
@@ -330,3 +331,43 @@ def test_a_config_that_has_timm_read_something_else_is_refused(tmp_path, monkeyp
     with pytest.raises(GraphError) as error:
         make("timm", folder=str(tmp_path)).embed(torch.zeros(2, 8, 8, 3))
     assert not called and error.value.fix and all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_network_whose_tensors_are_in_another_file_is_refused(tmp_path, inner):
+    """Neither its hash nor the limit would tell of that file."""
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    weights = onnx.numpy_helper.from_array(np.eye(3, dtype="f4"), "w")
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if inner:
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weights))
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [] if inner else [weights])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "whole.onnx")
+    torch.testing.assert_close(make("onnx", file=str(tmp_path / "whole.onnx")).embed(rows()), rows().float())
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0,
+              convert_attribute=True)  # fmt: skip
+    assert (tmp_path / "m.data").exists()
+    for group in (b"", bytes([0xF3, 0x07, 0xF4, 0x07])):  # a group of no known number, which its readers skip
+        (tmp_path / "m.onnx").write_bytes(group + (tmp_path / "m.onnx").read_bytes())
+        with pytest.raises(GraphError) as error:
+            make("onnx", file=str(tmp_path / "m.onnx"))
+        told(error, GraphError, "in another file", "save_as_external_data=False")
+
+
+def test_every_file_that_a_tokenizer_may_read_is_hashed_and_limited(tmp_path):
+    for name in ("config.json", "model.safetensors", "README.md", "pytorch_model.bin"):
+        (tmp_path / name).write_text(name)
+    found = [make("transformers", folder=str(tmp_path)).fingerprint()]
+    for name in ("merges.txt", "vocab.json", "added_tokens.json", "sentencepiece.bpe.model"):
+        (tmp_path / name).write_text(name)
+        found.append(make("transformers", folder=str(tmp_path)).fingerprint())
+    (tmp_path / "merges.txt").write_text("others")
+    found.append(make("transformers", folder=str(tmp_path)).fingerprint())
+    assert len(set(found)) == 6
+    (tmp_path / "README.md").write_text("others")
+    assert make("transformers", folder=str(tmp_path)).fingerprint() == found[-1]
+    (tmp_path / "vocab.json").write_bytes(bytes(2000))
+    with pytest.raises(GraphError) as error:
+        make("transformers", folder=str(tmp_path), largest_mb=1e-3)
+    told(error, GraphError, "over the size limit", "vocab.json")
