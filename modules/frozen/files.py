@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import zipfile
+import zlib
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 from serket.errors import GraphError, StateError, suggestion
 
@@ -107,8 +110,11 @@ def located(path: str) -> Path:
 
 
 def limited(place: Path, largest_mb: float) -> Path:
-    """Return the file if it is not larger than the limit."""
+    """Return the file if it is not larger than the limit, nor what it unpacks to."""
     size = place.stat().st_size / 1e6
+    if size <= largest_mb and place.suffix in (".pt2", ".skops"):
+        with place.open("rb") as stream:
+            size = max(size, _unpacked(stream, largest_mb * 1e6) / 1e6)
     if size > largest_mb:
         raise GraphError(
             "the model file is over the size limit",
@@ -118,6 +124,23 @@ def limited(place: Path, largest_mb: float) -> Path:
             fix=f"raise the limit: largest_mb: {size + 1:.0f}",
         )
     return place
+
+
+def _unpacked(stream: IO[bytes], most: float) -> int:
+    """Return how many bytes an archive unpacks to, with archives in it; beyond the most it looks no further."""
+    if not zipfile.is_zipfile(stream):
+        return 0
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            for entry in archive.infolist():
+                if size > most:
+                    break
+                with archive.open(entry) as inner:
+                    size += _unpacked(inner, most - size)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error):
+        return 0  # the reader tells what is wrong with it
+    return size
 
 
 def hashed(settings: str, files: Iterable[Path]) -> str:

@@ -94,9 +94,10 @@ def _copied(archive: zipfile.ZipFile, where: str) -> io.BytesIO:
     """Return the archive without what torch would unpickle or evaluate and the network does not need."""
     copy, models = io.BytesIO(), 0
     with zipfile.ZipFile(copy, "w") as clean:
-        for name in archive.namelist():
+        for entry in archive.infolist():  # each once, as their sizes were summed; not by name, which may be given twice
+            name = entry.filename
             inner = name.split("/", 1)[-1]
-            content = b"" if inner.startswith("data/sample_inputs/") else archive.read(name)
+            content = b"" if inner.startswith("data/sample_inputs/") else archive.read(entry)
             if inner.startswith("models/"):
                 models += 1
                 content = json.dumps(_checked(json.loads(content), where)).encode()

@@ -1,5 +1,6 @@
 """What a stranger's model can get wrong: each is told where, what was found and what to do; none is a traceback."""
 
+import io
 import json
 import sys
 import types
@@ -371,3 +372,20 @@ def test_every_file_that_a_tokenizer_may_read_is_hashed_and_limited(tmp_path):
     with pytest.raises(GraphError) as error:
         make("transformers", folder=str(tmp_path), largest_mb=1e-3)
     told(error, GraphError, "over the size limit", "vocab.json")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("type, option", [("torch", "program"), ("sklearn", "file")])
+def test_a_model_file_that_unpacks_to_more_than_the_limit(tmp_path, type, option, nested):
+    path = tmp_path / {"torch": "m.pt2", "sklearn": "m.skops"}[type]
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data/weights/weight_0", bytes(2_000_000))
+    path.write_bytes(inner.getvalue())
+    if nested:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("m.npz", inner.getvalue())
+    assert path.stat().st_size < 1e4
+    with pytest.raises(GraphError) as error:
+        make(type, **{option: str(path)}, largest_mb=1)
+    told(error, GraphError, "over the size limit", "1 MB at most", "found: 2 MB")
