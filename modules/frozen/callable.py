@@ -47,7 +47,7 @@ class Callable(Frozen):
             return function.to(values.device)(values)
         return function(values.cpu().numpy())
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash its code and all it holds, or the version it states."""
         return fingerprint_of(self._named.function, self.function, self._named.version)
 

@@ -57,6 +57,7 @@ class Onnx(Frozen):
     def prepare(self) -> None:
         """Find the file and the package."""
         self._path = found(self.file, (".onnx",), self.largest_mb)
+        self._files = [self._path]
         installed("onnxruntime", "onnx")
         if _is_split(self._path):
             raise GraphError(
@@ -105,7 +106,7 @@ class Onnx(Frozen):
         """Tell the shape of the input."""
         return f"rows of shape {self._input.shape[1:]}, {self._input.type}" if self._session is not None else None
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash the file and the names of input and output."""
         return hashed(f"onnx {self.input} {self.output}", [self._path])
 

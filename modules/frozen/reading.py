@@ -4,6 +4,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -66,6 +67,9 @@ class Frozen:
         self.exact = self.kind != "gaussian"
         self._state: dict[str, Tensor] = {}
         self._checked = False
+        self._print: tuple[str, list[Any]] | None = None
+        self._read = False
+        self._files: list[Path] = []
         check_reading(self.kind, self.family, self.form, self.prior, self.gate)
         if self.kind != "point":
             self.own_prior["latent"] = own_prior(self.kind, self.size, self.prior)
@@ -78,9 +82,35 @@ class Frozen:
         """Return the embeddings of one batch, as the encoder gives them."""
         raise NotImplementedError
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of weights and settings."""
+    def identity(self) -> str:
+        """Return the SHA-256 of weights and settings as they are now; ``_files`` are those that are read."""
         raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights and settings, taken once: what this encoder embeds with stays what it is."""
+        if self._print is None:
+            before = self._stamps()
+            self._print = self.identity(), before
+        return self._print[0]
+
+    def _stamps(self) -> list[Any]:
+        """Return what tells files that were written anew; hashing them each time would take as long as embedding."""
+        held = [file.stat() for file in self._files if file.exists()]
+        return [(one.st_size, one.st_mtime_ns, one.st_ino) for one in held]
+
+    def _settle(self) -> None:
+        """See to it, once the files are read, that they are those of the fingerprint."""
+        assert self._print is not None
+        now = self._stamps()
+        if now != self._print[1] and (found := self.identity()) != self._print[0]:
+            raise StateError(
+                "the encoder's file changed after it was hashed, before it was read",
+                where=self.place(),
+                expected=f"SHA-256 {self._print[0][:12]}...",
+                found=f"{found[:12]}...",
+                fix="put the old file back, or load the model again",
+            )
+        self._read = True
 
     def embed(self, values: Tensor) -> Tensor:
         """Embed rows in batches, without gradients; rows whose embedding is not finite are NaN.
@@ -89,10 +119,15 @@ class Frozen:
 
         Raises:
             DataError: the encoder does not take the rows, or its answer depends on what else is in the batch.
+            StateError: its file is no longer the one that was hashed.
         """
+        if self._files and not self._read:
+            self.fingerprint()
         parts = [self._some(values[start : start + self.batch]) for start in range(0, len(values), self.batch)]
         if not parts:
             return torch.zeros(0, 0, device=values.device)
+        if self._files and not self._read:
+            self._settle()
         if not self._checked and len(values) > 1:
             self._checked = rows_are_apart(self._some, values, parts[0], self.place())
         whole = torch.cat(parts)

@@ -46,6 +46,7 @@ class Sklearn(Frozen):
         if self.form is None and self._called == "predict_proba" and self.kind == "categorical":
             self.form = "probabilities"
         self._path = found(self.file, (".skops",), self.largest_mb) if self.file else None
+        self._files = [self._path] if self._path else []
         self._estimator: Any = None
         if self._path is None:
             self._opened()
@@ -95,7 +96,7 @@ class Sklearn(Frozen):
         found = getattr(self._opened(), self._called)(values.flatten(1).cpu().numpy())
         return torch.as_tensor(found.toarray() if hasattr(found, "toarray") else found)
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash the file, or all the estimator holds."""
         if self._path is not None:
             return hashed(f"sklearn {self._called}", [self._path])

@@ -108,7 +108,7 @@ class Timm(Frozen):
             images = torch.nn.functional.interpolate(images, self._shape, mode="bicubic", antialias=True).clamp(0, 1)
         return network((images - self._mean.to(images)) / self._std.to(images))
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash config and weights."""
         return hashed("timm", self._files)
 

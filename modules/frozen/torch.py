@@ -55,6 +55,7 @@ class Torch(Frozen):
         self._make = network_of(self.network) if self.network else None
         suffixes = (".safetensors",) if self.weights else (".pt2",)
         self._path = found(self.weights or self.program or "", suffixes, self.largest_mb)
+        self._files = [self._path]
         self._network: torch.nn.Module | None = None
 
     def _opened(self) -> torch.nn.Module:
@@ -81,7 +82,7 @@ class Torch(Frozen):
         network = self._opened().to(values.device)
         return network(values if self.program else values.float())
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash the weights, the arguments and the source of the network."""
         try:
             source = inspect.getsource(self._make) if self._make else ""

@@ -99,6 +99,7 @@ class Transformers(Frozen):
         if self._tokenizer is None:
             library, place = needed("transformers", "transformers"), str(located(self.folder))
             try:
+                self._read = False  # its files are read now
                 self._tokenizer = library.AutoTokenizer.from_pretrained(
                     place, local_files_only=True, trust_remote_code=False
                 )
@@ -118,7 +119,7 @@ class Transformers(Frozen):
         weights = torch.ones_like(states[..., :1]) if mask is None else mask.unsqueeze(-1).to(states)
         return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
-    def fingerprint(self) -> str:
+    def identity(self) -> str:
         """Hash config, weights, all files of the tokenizer, and pooling."""
         names = [one.name for one in self._files]
         return hashed(f"transformers {self.pooling} {self.longest} {names}", self._files)

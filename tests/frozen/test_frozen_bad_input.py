@@ -18,6 +18,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 import serket
 from serket.errors import DataError, DataWarning, GraphError, SerketError, StateError
 from serket.messages import Family
+from serket.modules.frozen import torch as torch_encoder
 from serket.protocol import Evidence, Port, Role
 from serket.registry import lookup
 
@@ -389,3 +390,27 @@ def test_a_model_file_that_unpacks_to_more_than_the_limit(tmp_path, type, option
     with pytest.raises(GraphError) as error:
         make(type, **{option: str(path)}, largest_mb=1)
     told(error, GraphError, "over the size limit", "1 MB at most", "found: 2 MB")
+
+
+def test_a_fingerprint_is_of_what_was_loaded(tmp_path, monkeypatch):
+    """Of a file that is replaced while a process runs; and it is hashed once."""
+    weights = {"weight": torch.eye(3), "bias": torch.zeros(3)}
+    options = {"network": "bad_linear", "weights": str(tmp_path / "w.safetensors")}
+    options["arguments"] = {"in_features": 3, "out_features": 3}
+    save_file(weights, options["weights"])
+    hashes = []
+    hashed = torch_encoder.hashed
+    monkeypatch.setattr(torch_encoder, "hashed", lambda *args: hashes.append(args) or hashed(*args))
+    module, late = make("torch", **options), make("torch", **options)
+    before = [module.fingerprint(), late.fingerprint()]
+    module.embed(rows())
+    Path(options["weights"]).touch()  # written anew, the same
+    make("torch", **options).embed(rows())
+    save_file({**weights, "bias": torch.ones(3)}, tmp_path / "new.safetensors")
+    (tmp_path / "new.safetensors").replace(options["weights"])
+    torch.testing.assert_close(module.embed(rows()), rows().float())
+    assert [module.fingerprint(), late.fingerprint()] == before and len(hashes) == 3
+    assert make("torch", **options).fingerprint() != before[0]
+    with pytest.raises(StateError) as error:
+        late.embed(rows())
+    told(error, StateError, "changed after it was hashed", "load the model again")
