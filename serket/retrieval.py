@@ -130,17 +130,29 @@ def nearest(
 
 
 def _ranked(beliefs: Message, blank: Message, examples: Message, top: int) -> tuple[Tensor, Tensor]:
-    """Return numbers and scores of the best examples for each belief, ``(rows, top)`` both, in blocks of pairs."""
+    """Return numbers and scores of the best examples for each belief, ``(rows, top)`` both.
+
+    Rows and store are both cut, so that a block of pairs holds no more than ``PAIRS`` numbers, however many are stored.
+    """
     rows, count = beliefs.batch_shape[0], examples.batch_shape[0]
-    base = (blank.expand(count) * examples).log_z() - blank.log_z()
-    width = max(sum(part[0].numel() for part in one.tensors().values()) for one in (blank, examples))
+    every_one = [beliefs, blank, examples] if rows else [blank, examples]
+    width = max(sum(part[0].numel() for part in one.tensors().values()) for one in every_one)
+    most = max(1, PAIRS // width)
+    every = torch.arange(count, device=blank.device)
+    shelf = [(part, examples[part]) for part in every.split(min(count, most))]
+    base = torch.cat([(blank.expand(len(part)) * some).log_z() for part, some in shelf]) - blank.log_z()
     found: list[tuple[Tensor, Tensor]] = []
-    every = torch.arange(count, device=base.device)
-    for block in torch.arange(rows, device=base.device).split(max(1, PAIRS // (count * width))):
-        pairs = beliefs[block.repeat_interleave(count)] * examples[every.repeat(len(block))]
-        score = pairs.log_z().reshape(len(block), count) - beliefs[block].log_z().unsqueeze(1) - base
-        best = score.topk(min(top, count), dim=1)
-        found.append((best.indices, best.values))
+    for block in torch.arange(rows, device=blank.device).split(most // min(count, most)):
+        each = beliefs[block.unsqueeze(1)]  # (block, 1): broadcast over the store
+        own = each.log_z()
+        which = torch.empty(len(block), 0, dtype=torch.int64, device=blank.device)
+        value = torch.empty(len(block), 0, dtype=own.dtype, device=blank.device)
+        for part, some in shelf:
+            pairs = each.expand(len(block), len(part)) * some.expand(len(block), len(part))
+            score = pairs.log_z() - own - base[part]
+            value, kept = torch.cat([value, score], 1).topk(min(top, value.shape[1] + len(part)), dim=1)
+            which = torch.cat([which, part.expand(len(block), -1)], 1).gather(1, kept)
+        found.append((which, value))
     return torch.cat([which for which, _ in found]), torch.cat([value for _, value in found])
 
 

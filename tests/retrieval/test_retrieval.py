@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import serket as library
+from serket import retrieval
 from serket.errors import DataError
 from serket.graph import load_graph, parse_graph
+from serket.messages import Gaussian
 from tests.cli.conftest import serket  # noqa: F401
 from tests.growth.worlds import graph, senses
 
@@ -59,6 +61,24 @@ def test_it_beats_the_euclidean_neighbour():
     # Blocks of pairs change nothing.
     alone = model.retrieve("map", {"gps": gps[5:6]}, {"map": examples}, top=3)
     assert torch.equal(alone.places[0], found.places[5, :3])
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("pairs", [1, 40, 200])
+def test_blocks_of_the_store_change_nothing_and_stay_small(monkeypatch, full, pairs):
+    g = torch.Generator().manual_seed(0)
+    precision = torch.eye(3).double().expand(60, 3, 3) * 2 if full else torch.full((60, 3), 2.0).double()
+    some = Gaussian(torch.randn(60, 3, generator=g).double(), precision)
+    blank = Gaussian.standard((1,), 3, dtype=torch.float64)
+    shelf = Gaussian(torch.randn(60, 3, generator=g).double(), torch.rand(60, 3, generator=g).double())
+    which, scores = retrieval._ranked(some[:7], blank, shelf, 5)
+    held, factor = [], Gaussian.log_z
+    monkeypatch.setattr(Gaussian, "log_z", lambda one: held.append(one.batch_shape.numel()) or factor(one))
+    width = 12 if full else 6
+    monkeypatch.setattr(retrieval, "PAIRS", pairs)
+    again, same = retrieval._ranked(some[:7], blank, shelf, 5)
+    assert torch.equal(which, again) and torch.equal(scores, same)
+    assert max(held) <= max(1, pairs // width)
 
 
 def test_categories_are_retrieved_by_enumeration():
