@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from serket.errors import GraphError
+from serket.graph.graph import instance
 from serket.messages import FAMILIES, Categorical, Dirichlet, Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Trainable, traits
-from serket.registry import lookup
+from serket.registry import class_ports, lookup
 
 ROWS = 6
 FIT_ROWS = 48
@@ -60,7 +62,19 @@ class Case:
         return self.type == "table" or named or self.options.get("likelihood") == "categorical"
 
     def fresh(self):
-        return lookup(self.type, self.kind)(ports=self.ports, **self.options)
+        """A module as a graph builds it, untrained; GraphError where its ports are not those of the class."""
+        cls = lookup(self.type, self.kind)
+        declared = class_ports(cls)
+        if declared is None:  # its instances know: names as they are
+            declared = instance(cls, self.ports, self.options, str(self), None).ports
+        _same_ports(self, cls, declared)
+        return instance(cls, self.ports, self.options, str(self), None)
+
+    @cache  # noqa: B019
+    def checked(self) -> Case:
+        """Itself, if it can be built; tried once."""
+        self.fresh()
+        return self
 
     def fitted(self):
         """A module with a fitted state of its own, no tensor shared with another."""
@@ -112,6 +126,27 @@ class Case:
 
     def infer(self, module, inbox, evidence, seed=0, ports=None):
         return module.infer(inbox, evidence, generator=generator(seed), ports=ports)
+
+
+def _same_ports(case, cls, declared):
+    """Raise GraphError unless a case has the ports that are declared: name, role, and family and size where told."""
+    taken, fitting = set(), True
+    for name, port in case.ports.items():
+        stem = name if name in declared else name.partition("[")[0]
+        own = declared.get(stem)
+        fitting &= own is not None and own.many == (stem != name) and own.role == port.role
+        fitting &= own is not None and own.family in (None, port.family) and own.size in (None, port.size)
+        taken.add(stem)
+    if not fitting or any(name not in taken and not port.optional for name, port in declared.items()):
+        raise GraphError(f"the ports of the Case are not those of {cls.__name__}", where=f"Case {case}",
+                         expected=_told(declared), found=_told(case.ports),
+                         fix=f"give the Case the ports of {cls.__name__}, or rename those of the class")  # fmt: skip
+
+
+def _told(ports):
+    words = [(name + "[...]" * port.many, port.role, port.family, port.size and f"size {port.size}")
+             for name, port in ports.items()]  # fmt: skip
+    return ", ".join(f"{name} ({', '.join(str(part) for part in about if part)})" for name, *about in words) or "none"
 
 
 @cache

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import pytest
+
+from serket.errors import SerketError
 from serket.testing.case import Case
 
 __all__ = ["only", "over"]
@@ -32,7 +35,10 @@ def over(cases: Sequence[Case]) -> Callable[[Any], None]:
     def generate(metafunc: Any) -> None:
         if "case" in metafunc.fixturenames:
             applies = getattr(metafunc.function, "applies", lambda case: True)
-            found = [case for case in cases if applies(case)]
+            try:
+                found = [case for case in cases if applies(case.checked())]
+            except SerketError as error:  # nothing can be tested, and a traceback would not say more
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
             metafunc.parametrize("case", found, ids=str)
 
     return generate

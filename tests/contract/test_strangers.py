@@ -1,0 +1,45 @@
+"""The suite outside the repository: what the documents print is green, and what is wrong is named."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serket.errors import GraphError
+from serket.testing import Case, child, normal, parent
+
+ROOT = Path(__file__).parents[2]
+SENSOR, _, TEST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/writing-a-module.md").read_text(), re.DOTALL)
+
+
+def run(folder, module, *options, test=TEST):
+    (folder / "thermometer.py").write_text(module)
+    (folder / "test_thermometer.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_pair_in_the_documents_is_green(tmp_path):
+    status, out = run(tmp_path, SENSOR, "-W", "error")
+    assert status == 0 and int(out.split(" passed")[0].split()[-1]) >= 10, out
+
+
+def test_other_ports_than_those_of_the_class_are_named(tmp_path):
+    status, out = run(tmp_path, SENSOR.replace('"temperature"', '"latent"'))
+    assert (
+        status != 0 and "latent (parent, gaussian, size 1)" in out and "temperature (parent, gaussian, size 1)" in out
+    )
+
+
+@pytest.mark.parametrize(
+    "ports", [{"latent": child(2)}, {"latent": parent(2), "other": parent(2)}, {"latent[0]": parent(2)}, {}]
+)
+def test_a_case_has_the_ports_of_its_class(ports):
+    with pytest.raises(GraphError) as caught:
+        Case("module", "vae", "wrong", ports, {"hidden": [4]}, normal(2)).fresh()
+    assert "latent (parent, gaussian)" in caught.value.expected and caught.value.fix
