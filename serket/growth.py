@@ -51,6 +51,11 @@ class Change:
     fresh: bool
     warnings: tuple[str, ...] = field(default=())
 
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """Modules whose whole entry is the fragment's: exponents in it are of what they are now."""
+        return () if self.verb == "refit" else self.named
+
 
 def add(model: Model, fragment: Fragment, data: Data = None, *, report: Report | None = None, **options: Any) -> Model:
     """Return a model with one more sense; nothing is fitted but the new module and what touches it.
@@ -150,7 +155,7 @@ def _uncalibrated(change: Change) -> Change:
     """Forget the exponents of what is another module now: they were fitted to the old one."""
     nodes = dict(change.graph.nodes)
     for name, touch in change.touches.items():
-        if touch.views is None and touch.along is None and nodes[name].calibration:
+        if name not in change.stated and touch.views is None and touch.along is None and nodes[name].calibration:
             nodes[name] = replace(nodes[name], calibration={})
             text = f"'{name}' was calibrated, and is another module now: its exponents are gone"
             change = replace(change, warnings=(*change.warnings, text))
@@ -182,9 +187,12 @@ def carried_out(
     if data is not None and not dataset.missing:
         changed.data = {"name": dataset.name, "sha256": dataset.sha256}
     # What was fitted anew is not what was calibrated.
-    nodes = {n: replace(node, calibration={}) if n in change.touches else node for n, node in graph.nodes.items()}
+    stale = change.touches.keys() - set(change.stated)
+    nodes = {n: replace(node, calibration={}) if n in stale else node for n, node in graph.nodes.items()}
     changed.graph = replace(graph, nodes=nodes)
-    dtype = changed.dtype = model.dtype or dtype_of(dataset, raw_keys(graph))
+    # Where nothing was trained the model goes on to compute in the type of what it is given.
+    dtype = model.dtype or dtype_of(dataset, raw_keys(graph))
+    changed.dtype = dtype if change.touches else model.dtype
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
     alone_there = data is not None and len(dataset.arrays) == 1 and len(changed.keys) > 1
     together = _dataset(model, change, None, options) if alone_there and "source" in model.data else dataset

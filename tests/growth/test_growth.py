@@ -228,3 +228,32 @@ def test_unknown_modules_and_misplaced_ones_are_refused(old):
     shared = {"modules": {"b": {"type": "vae", "data": "b", "ports": {"latent": "shared"}}}}
     with pytest.raises(SerketError):
         serket.swap(old, "b", shared, senses())
+
+
+def test_a_module_that_learns_nothing_pins_no_type():
+    module = "{{type: linear_gaussian, ports: {{given: x}}, data: {0}, matrix: [[1]], noise: [[0.3]]{1}}}"
+    old = parse_graph(
+        "serket: 1\nvariables:\n  x: {family: gaussian, size: 1, prior: {mean: [0], covariance: [[1]]}}\n"
+        "modules:\n  a: " + module.format("a", "")
+    )
+    before = serket.Model(old, old.build())
+    data = {"a": np.ones((9, 1)), "b": np.ones((9, 1))}
+    after = serket.add(before, yaml.safe_load("modules: {b: " + module.format("b", "") + "}"), data)
+    some = {"a": np.full((2, 1), 0.7, "f4")}
+    assert after.dtype is None and torch.equal(before.infer(some)["x"].mean(), after.infer(some)["x"].mean())
+
+
+def test_exponents_that_a_fragment_states_are_kept():
+    old = parse_graph(
+        "serket: 1\nvariables: {k: {family: categorical, size: 2}}\n"
+        "modules: {a: {type: gmm, data: a, ports: {component: k}, fit: {sweeps: 16, restarts: 1}}}"
+    )
+    data = {"a": np.random.default_rng(0).normal(size=(30, 2))}
+    model = serket.fit(old, data)
+    entry = {"type": "gmm", "data": "a", "ports": {"component": "k"}, "fit": {"sweeps": 16, "restarts": 1}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swapped = serket.swap(model, "a", {"modules": {"a": {**entry, "calibration": {"component": 0.5}}}}, data)
+    assert swapped.graph.nodes["a"].calibration == {"component": 0.5}
+    with pytest.warns(DataWarning, match="exponents are gone"):
+        assert serket.refit(swapped, "a", data).graph.nodes["a"].calibration == {}
