@@ -20,6 +20,7 @@ from serket.errors import GraphError
 
 __all__ = ["fingerprint_of"]
 
+SAVING = re.compile(r"training|_(load_)?state_dict\w*hooks|_backward\w*hooks|_is_full_backward_hook")  # of a module
 SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)  # a class's own machinery
 
 
@@ -102,8 +103,10 @@ def _feed(digest: Any, thing: Any, name: str, seen: dict[int, tuple[int, Any]], 
         feed(thing())
     elif isinstance(thing, torch.jit.ScriptModule):
         feed(thing.state_dict(), str(thing.inlined_graph))
-    elif isinstance(thing, torch.nn.Module):  # with buffers that its state leaves out; it is used in evaluation mode
-        feed({key: value for key, value in vars(thing).items() if key != "training"}, *_classes(type(thing)))
+    elif isinstance(thing, torch.fx.GraphModule):
+        feed(thing.code, thing._parameters, thing._buffers, thing._modules)
+    elif isinstance(thing, torch.nn.Module):
+        feed(_held(thing), *_classes(type(thing)))
     elif isinstance(getattr(thing, "__dict__", None), dict) and (vars(thing) or _plain(type(thing))):
         feed(vars(thing), *_classes(type(thing)))
     else:
@@ -129,6 +132,15 @@ def _own(thing: Any, home: str | None = None) -> bool:
         return False
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return not {"site-packages", "dist-packages"} & set(PurePath(file).parts)
+
+
+def _held(module: torch.nn.Module) -> dict[str, Any]:
+    """Return what a module's embeddings depend on: attributes, and buffers that its state leaves out, too.
+
+    It is used in evaluation mode, whatever its mode is now; hooks are numbered as they were made in this process.
+    """
+    held = {key: value for key, value in vars(module).items() if not SAVING.fullmatch(key)}
+    return held | {key: list(held[key].values()) for key in held if re.fullmatch(r"_forward\w*hooks\w*", key)}
 
 
 def _used(names: set[str], there: Mapping[str, Any], home: str | None) -> dict[str, Any]:

@@ -197,6 +197,15 @@ def test_the_code_and_the_attributes_of_objects_are_in_their_fingerprint(tmp_pat
         return fingerprint_of(torch.nn.Sequential(Scaled(scale, shift), torch.nn.ReLU()), "f")
 
     assert code() == code() and len({code(), code(scale=2.0), code(shift=1.0)}) == 3
+    for make_ in (torch.nn.utils.parametrizations.weight_norm, torch.fx.symbolic_trace):
+        first, second = (torch.nn.Linear(2, 2) for _ in range(2))
+        second.load_state_dict(first.state_dict())
+        module, same = make_(first), make_(second)
+        before = fingerprint_of(module, "f")
+        assert before == fingerprint_of(same, "f"), "hooks are numbered by process"
+        with torch.no_grad():
+            module.bias += 1
+        assert fingerprint_of(module, "f") != before
     module = torch.nn.Dropout(0.5)
     assert fingerprint_of(module, "f") == fingerprint_of(module.eval(), "f"), "it is used in evaluation mode"
     before = fingerprint_of(Scaled(), "f")
