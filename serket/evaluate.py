@@ -96,6 +96,8 @@ def evaluate(model: Model, dataset: Dataset, progress: Callable[[int, int, str],
         if to in imaginable(model):
             _imagine(model, dataset, to, keys, coherence, unlabelled, notes)
         step(f"imagining {to}")
+    if keys and not imaginable(model):
+        notes.append("nothing is imagined, for no module has a decoder; stored examples are found by serket retrieve")
     if agreement := agreements(model, dataset):
         unlabelled["agreement"] = agreement
     notes += unreadable(dataset)

@@ -259,6 +259,10 @@ def plug(plugin: str) -> None:
         GraphError: there is no such file or module, or it fails.
     """
     path = Path(plugin)
+    if path.suffix == ".py" and not path.is_file():
+        near = [str(other) for other in path.parent.glob("*.py")]
+        fix = suggestion(plugin, near) or "check the path"
+        raise GraphError("there is no such plugin file", where=plugin, available=sorted(near)[:10] or None, fix=fix)
     try:
         if path.suffix == ".py":
             spec = spec_from_file_location(path.stem, path)

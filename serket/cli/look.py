@@ -20,7 +20,7 @@ def check(graph: GraphArg, as_json: JsonOpt = False, plugin: PluginOpt = None) -
     from serket.graph import check as check_graph
     from serket.graph import load_graph
 
-    described = load_graph(graph)
+    described = load_graph(_file_of(graph))
     report = check_graph(described)
     if as_json:
         show_json(report.as_dict())
@@ -43,7 +43,7 @@ def draw(graph: GraphArg, out: OutOpt = None, plugin: PluginOpt = None) -> None:
     plug(plugin)
     from serket.graph import load_graph, mermaid, picture
 
-    described = load_graph(graph)
+    described = load_graph(_file_of(graph))
     if out is None:
         print(mermaid(described))
     elif out.suffix in (".mmd", ".md", ".txt"):
@@ -96,3 +96,9 @@ def schema(out: OutOpt = None, plugin: PluginOpt = None) -> None:
         print(text)
     else:
         save(out, text + "\n")
+
+
+def _file_of(graph: str) -> str:
+    """Return the graph file of a run directory; anything else as it is."""
+    stored = Path(graph) / "graph.yaml"
+    return str(stored) if stored.is_file() else graph

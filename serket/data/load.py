@@ -94,7 +94,8 @@ def _present(origin: Source, keys: list[str], missing_ok: bool) -> list[str]:
     absent = [key for key in keys if key not in origin]
     if not present or (absent and not missing_ok):
         key = absent[0] if absent else "data"
-        raise DataError(f"no array '{key}'", where=origin.name, available=views, fix=suggestion(key, views))
+        fix = suggestion(key, views) or f"give it; rows that were not measured are NaN, or false in {key}_mask"
+        raise DataError(f"no array '{key}'", where=origin.name, available=views, fix=fix)
     return present
 
 

@@ -70,7 +70,10 @@ def summary_table(result: Result) -> Table:
         f"none: {about['reason']}" if about["log_evidence"] is None else f"{about['log_evidence']:.5g} nats a row"
     )
     table.add_row("log evidence", evidence + ("" if about["bound"] in ("none", "exact") else f" ({about['bound']})"))
-    table.add_row("conflict", f"{about['conflict']:.3g} nats (far below 0: a sense contradicts the rest)")
+    verdict = (
+        "a sense contradicts the rest" if about["conflict"] < -3 else "far below 0, a sense would contradict the rest"
+    )
+    table.add_row("conflict", f"{about['conflict']:.3g} nats ({verdict})")
     table.add_row("exact", f"{about['exact']}, converged: {about['converged']}")
     for edge, rows in about["improper"].items():
         table.add_row("improper", f"{edge} in {rows} rows: directions of negative precision were dropped")

@@ -99,7 +99,7 @@ def test_test_rows_that_lack_a_view_do_not_count_for_it():
     nowhere[data.test] = False
     metrics = evaluate(model, seen(2, rows=60, d0_mask=nowhere))
     assert metrics["notes"] == ["d0: not measured as imagined, for no test row has it"]
-    assert set(metrics["coherence"]) == {"d0>d1", "mean"} and np.isfinite(metrics["subsets"]["d0"]["probe_accuracy"])
+    assert set(metrics["coherence"]) == {"d0>d1", "mean"} and set(metrics["subsets"]) == {"d1"}
 
 
 def test_labels_that_leave_nothing_to_tell_apart_are_noted():
