@@ -35,7 +35,7 @@ from serket.graph.graph import Graph
 from serket.messages import Categorical, Gaussian, projected
 from serket.predictive import marginal_log_prob, seen, sharpened, varying
 from serket.protocol import Evidence, Generative, Module, couples_rows
-from serket.rows import chunks, seeded
+from serket.rows import runs, seeded
 from serket.training.calibrate_concept import concept_exponents
 from serket.training.exponents import ERRORS, LEAST, MOST, SWEEPS, passing, patterns
 
@@ -65,7 +65,7 @@ def calibrate(
         graph: what calibration it has is forgotten.
         modules: fitted; none is changed.
         held_out: rows that no module was fitted on, by node name.
-        seed: of inference.
+        seed: of inference, and of which rows are drawn where there are more than 500.
         dtype: of the messages.
         concept: a categorical variable to calibrate as well.
         labelled: rows whose labels tell what a concept's probabilities are worth; held-out rows if None.
@@ -77,8 +77,9 @@ def calibrate(
     """
     some = next(iter(held_out.values()), None)
     if some is not None and len(some) > MOST_ROWS:
-        few = chunks(len(some), MOST_ROWS, some.sequence, couples_rows(modules))[0]
+        few = _drawn(some, couples_rows(modules), seed)
         held_out = {name: one[few] for name, one in held_out.items()}
+        labels = labels if labels is None or labelled else labels[few]
     fitting = _Fitting(_stripped(graph), modules, held_out, seed, dtype)
     fitting.check()
     todo = [*fitting.parameters]
@@ -124,10 +125,13 @@ class _Fitting:
                 self.senses.append(name)
             else:
                 self.notes.append(f"{name} speaks in no held-out row: it is not calibrated")
+        while alone := self._alone():
+            self.senses.remove(alone)
+            self.notes.append(f"{alone} shares fewer than two held-out rows with other senses: it is not calibrated")
         if len(self.senses) < 2:
             raise DataError(
                 "one sense alone cannot be calibrated",
-                expected="two senses or more that are there in held-out rows: each is judged by how others predict it",
+                expected="two senses or more that share held-out rows: each is judged by how others predict it",
                 found=", ".join(self.senses) or "none",
                 fix="add a sense, or write calibrate: none",
             )
@@ -136,6 +140,14 @@ class _Fitting:
                 self.exponents[name, "data"] = 1.0
         for name in self.senses:
             self.exponents[name, "message"] = 1.0
+
+    def _alone(self) -> str | None:
+        """Return the sense that shares the fewest rows with others, if it is one at most: nothing would judge it."""
+        if not self.senses:
+            return None
+        here = torch.stack([self.evidence[name].present for name in self.senses])
+        least, index = (here & (here.sum(0) > 1)).sum(1).min(0)
+        return self.senses[int(index)] if least < 2 else None
 
     @property
     def active(self) -> dict[str, Module]:
@@ -268,6 +280,18 @@ class _Fitting:
             self._told[key] = found
         self._told[key] = self._told.pop(key)
         return self._told[key]
+
+
+def _drawn(rows: Evidence, whole: bool, seed: int) -> Tensor:
+    """Return the numbers of at most 500 rows, ascending, or of one sequence that is longer; sequences may stay whole.
+
+    Drawn at random: a file may be sorted by class or time, and its beginning then says little of the rest.
+    """
+    lengths = runs(rows.sequence, len(rows)) if whole else torch.ones(len(rows), dtype=torch.int64)
+    order = torch.randperm(len(lengths), generator=seeded(seed, "calibrate"))
+    kept = order[: max(int((lengths.cpu()[order].cumsum(0) <= MOST_ROWS).sum()), 1)]
+    chosen = torch.zeros(len(lengths), dtype=torch.bool).scatter(0, kept, True)
+    return chosen.repeat_interleave(lengths.cpu()).nonzero().squeeze(1).to(rows.row_id.device)
 
 
 def _stripped(graph: Graph) -> Graph:

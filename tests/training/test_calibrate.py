@@ -13,9 +13,11 @@ from serket.graph.build import parse_graph
 from serket.inputs import gather
 from serket.modules.linear_gaussian import LinearGaussian
 from serket.predictive import marginal_cdf, marginal_log_prob, seen, sharpened, varying
-from serket.training.calibrate import calibrate, patterns
+from serket.protocol import Evidence
+from serket.training.calibrate import _drawn, calibrate, patterns
 
 SENSOR = {"type": "linear_gaussian", "matrix": [[1.0, 0.0], [0.0, 1.0]]}
+serket.encoder("case_points")(lambda values: values)
 NOISE = {"a": 0.5, "b": 1.0, "c": 0.3}
 
 
@@ -270,6 +272,67 @@ def test_a_module_that_never_speaks_is_left_alone_and_named():
     with pytest.warns(UserWarning, match="c speaks in no held-out row"):
         model = serket.fit({**position(), "run": {"calibrate": "senses"}}, data, test_fraction=0)
     assert model.graph.nodes["c"].calibration == {} and model.graph.nodes["a"].calibration
+
+
+def test_a_module_that_meets_no_other_is_left_alone_and_named():
+    data, even = readings(60), np.arange(60) % 2 == 0
+    data |= {"a_mask": even, "b_mask": even, "c_mask": ~even}
+    data["c_mask"][0] = True  # in one row all three speak: too few
+    with pytest.warns(UserWarning, match="c shares fewer than two held-out rows"):
+        model = serket.fit({**position(), "run": {"calibrate": "senses"}}, data, test_fraction=0)
+    assert model.graph.nodes["c"].calibration == {} and model.graph.nodes["a"].calibration
+    del data["b"], data["b_mask"]
+    graph = position()
+    del graph["modules"]["b"]
+    with pytest.raises(DataError, match="share held-out rows"):
+        serket.fit({**graph, "run": {"calibrate": "senses"}}, data, test_fraction=0)
+
+
+def test_rows_to_calibrate_on_are_drawn_from_the_whole_file():
+    """A file may be sorted; where rows couple, sequences stay whole, the one that is longer than the limit too."""
+    rows = Evidence.of(torch.zeros(4000, 1))
+    one = _drawn(rows, False, 0)
+    assert len(one) == 500 and torch.equal(one, one.unique()) and torch.equal(one, _drawn(rows, False, 0))
+    # Uniform without replacement: standard deviation of the mean 48.
+    assert float(one.double().mean()) == pytest.approx(2000, abs=4 * 48) and not torch.equal(
+        one, _drawn(rows, False, 1)
+    )
+    sequence = torch.arange(40).repeat_interleave(100)
+    some = _drawn(dataclasses.replace(rows, sequence=sequence), True, 0)
+    assert len(some) == 500 and all((sequence[some] == s).sum() == 100 for s in sequence[some].unique())
+    assert sequence[some].max() > 10 and torch.equal(some, some.unique())
+    assert len(_drawn(rows, True, 0)) == 4000
+
+
+UNSURE = "looks: frozen, and not calibrated"
+
+
+def test_a_frozen_module_is_said_to_be_uncalibrated_until_it_is():
+    """In check, and in the commands, which ask the model."""
+    from serket.graph import uncalibrated
+
+    graph = position()
+    graph["modules"] |= {"looks": {"type": "callable", "data": "looks", "ports": {"latent": "x"},
+                                   "function": "case_points", "scaling": "overall"}}  # fmt: skip
+    data = readings(60)
+    data["looks"] = data["a"].copy()
+    assert [w for w in check(serket.load_graph(graph)).warnings if UNSURE in w]
+    before = serket.fit(graph, data, test_fraction=0)
+    assert [w for w in uncalibrated(before.graph, before.modules) if UNSURE in w]
+    after = serket.fit({**graph, "run": {"calibrate": "senses"}}, data, test_fraction=0)
+    assert not uncalibrated(after.graph, after.modules) and not [w for w in check(after.graph).warnings if UNSURE in w]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_commands_tell_what_is_uncalibrated(quiet, capsys):
+    from serket.cli.shared import tell_uncalibrated
+
+    graph = position()
+    graph["modules"] |= {"looks": {"type": "callable", "data": "looks", "ports": {"latent": "x"},
+                                   "function": "case_points"}}  # fmt: skip
+    described = serket.load_graph(graph)
+    tell_uncalibrated(serket.Model(described, described.build()), quiet)
+    assert (UNSURE in capsys.readouterr().err) is not quiet
 
 
 def test_no_labels_to_calibrate_by():
