@@ -9,7 +9,7 @@ from serket.messages import Gaussian
 from serket.protocol import FitReport, Trainable
 from serket.testing.case import FIT_ROWS
 from serket.testing.infer import same_bits
-from serket.testing.run import only
+from serket.testing.run import expect, only
 
 trainable = only(lambda case: isinstance(case.fresh(), Trainable))
 diagonal = only(
@@ -41,7 +41,9 @@ def test_state_round_trip(case):
     stored = safetensors.torch.save({name: value.contiguous() for name, value in fitted.state().items()})
     fresh = case.fresh()
     fresh.load(safetensors.torch.load(stored))
-    same_bits(case.infer(fitted, case.inbox(1), case.evidence(0)), case.infer(fresh, case.inbox(1), case.evidence(0)))
+    same_bits(case.infer(fitted, case.inbox(1), case.evidence(0)), case.infer(fresh, case.inbox(1), case.evidence(0)),
+              slice(None), "after load(state()) a fresh module replies as the fitted one",
+              "return everything that infer needs from state, and take all of it back in load")  # fmt: skip
     for port, prior in getattr(fitted, "own_prior", {}).items():
         for part, values in prior.tensors().items():
             assert torch.equal(values, fresh.own_prior[port].tensors()[part]), "own_prior belongs to the state"
@@ -67,7 +69,10 @@ def test_fit_changes_nothing_but_the_module(case):
     report = case.fit(case.fresh(), evidence=evidence, inbox=inbox)
     assert all(torch.equal(values, copies[name]) for name, values in held.items())
     assert torch.equal(torch.get_rng_state(), shared)
-    assert isinstance(report, FitReport) and report.steps > 0 and report.history
+    told = f"fit returned {type(report).__name__}" if not isinstance(report, FitReport) else str(report)
+    expect(isinstance(report, FitReport) and report.steps > 0 and report.history,
+           f"fit returns a FitReport with the steps taken and a curve: {told}",
+           'end fit with return serket.FitReport(steps, history={"likelihood": [...]})')  # fmt: skip
     assert all(torch.tensor(curve).isfinite().all() for curve in report.history.values())
 
 

@@ -12,7 +12,7 @@ from serket.messages import Gaussian, Particles
 from serket.protocol import Evidence, Generative, Role, Trainable, extrinsic, traits
 from serket.registry import lookup
 from serket.testing.case import ABSENT, ROWS, generator, nothing
-from serket.testing.run import only
+from serket.testing.run import expect, only
 
 readers = only(lambda case: case.data is not None)
 coupled = only(lambda case: case.time)
@@ -39,11 +39,11 @@ def tensors(reply):
     return found
 
 
-def same_bits(a, b, rows=slice(None)):
+def same_bits(a, b, rows=slice(None), owed="the same question gets the same reply", fix="draw from `generator` only"):
     left, right = tensors(a), tensors(b)
-    assert left.keys() == right.keys()
+    expect(left.keys() == right.keys(), f"{owed}: {sorted(left)}, then {sorted(right)}", fix)
     for name in left:
-        assert torch.equal(left[name][rows], right[name][rows]), name
+        expect(torch.equal(left[name][rows], right[name][rows]), f"{owed}, to the bit: {name} differs", fix)
 
 
 def spoken(case, module, inbox, evidence):
@@ -73,7 +73,13 @@ def test_echo(case):
                 after = spoken(case, module, changed, evidence)[port]
                 changes.append(differ(first[port][rows], after[rows]))
         # A port that is declared tilted has to be: the declaration costs sweeps and exactness.
-        assert min(changes) > 1e-6 if port in tilted else max(changes) < 1e-12, (port, changes)
+        if port in tilted:
+            expect(min(changes) > 1e-6, f"a tilted reply depends on its own inbox: that on {port} does not",
+                   "leave the port out of tilted")  # fmt: skip
+        expect(port in tilted or max(changes) < 1e-12,
+               f"the reply on {port} must not depend on the inbox at {port}: it moved by {max(changes):.3g}",
+               f'send the likelihood, without inbox["{port}"] in it; if yours is a posterior, say '
+               f'includes={{"{port}": frozenset({{"inbox"}})}}')  # fmt: skip
 
 
 @readers
@@ -84,15 +90,22 @@ def test_a_row_without_data_is_the_same_as_no_data_at_all(case):
     planted = case.evidence(0, absent=absent)
     bare = planted.silent()
     some, none = case.infer(module, inbox, planted), case.infer(module, inbox, bare)
-    same_bits(some, none, rows=list(absent))
+    owed = "a row without evidence gets the reply that it gets where there are no data"
+    fix = "a row without evidence must reply vacuous: use .mask(evidence.present), and count no constant for it"
+    same_bits(some, none, list(absent), owed, fix)
     everywhere = case.evidence(0, absent=range(ROWS))
-    same_bits(case.infer(module, inbox, everywhere), none)
+    same_bits(case.infer(module, inbox, everywhere), none, slice(None), owed, fix)
     # Another pattern of NaN, the observed values as before: the rows that both observe do not move.
     more = case.evidence(0, absent=(*absent, 0))
-    same_bits(case.infer(module, inbox, more), some, rows=apart)
+    same_bits(case.infer(module, inbox, more), some, apart, "rows do not move with what other rows lack",
+              "take no mean, count or scale over the rows in infer")  # fmt: skip
     # And data do something: or a module that is deaf would pass.
     heard = spoken(case, module, inbox, planted)
-    assert not any(bool(heard[port].is_vacuous()[others].any()) for port in case.ports)
+    for port in case.ports:
+        deaf = bool(heard[port].is_vacuous()[others].any())
+        expect(
+            not deaf, f"rows with data say something: {port} is vacuous", "let the message depend on evidence.values"
+        )
 
 
 def test_nothing_in_nothing_out(case):
@@ -106,7 +119,9 @@ def test_nothing_in_nothing_out(case):
         check_reply(str(case), module, reply, frozenset(case.ports), ROWS)
         for name, one in extrinsic(reply, inbox, traits(module).own_prior).items():
             if case.ports[name].role == Role.PARENT:
-                assert bool(one.is_vacuous().all()), name
+                vacuous = bool(one.is_vacuous().all())
+                expect(vacuous, f"a row without evidence must reply vacuous on parent ports: {name} does not",
+                       "use .mask(evidence.present); where only children speak, mask by them")  # fmt: skip
             else:  # under flat parents a child may hear nothing, but for rounding
                 if isinstance(one, Gaussian):
                     one = one * type(one).standard((), one.size, dtype=one.dtype).expand(ROWS) ** 1e-9
@@ -180,7 +195,14 @@ def test_a_batch_is_its_rows(case, dtype):
             whole = tensors(together)[name]
             scale = float(whole[whole.isfinite()].abs().max().clamp_min(1))
             torch.testing.assert_close(
-                whole[one], values, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+                whole[one],
+                values,
+                rtol=0,
+                atol=tolerance * scale,
+                msg=lambda m, n=name: (
+                    f"a batch is its rows: {n} is another when rows are asked alone\n{m}\n  fix: let no row see "
+                    "another in infer; draw with serket.rows.row_normal(generator, evidence.row_id, ...)"
+                ),
             )
 
 

@@ -10,9 +10,16 @@ import pytest
 from serket.errors import SerketError
 from serket.testing.case import Case
 
-__all__ = ["only", "over"]
+__all__ = ["expect", "only", "over"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def expect(holds: object, owed: str, fix: str) -> None:
+    """Fail unless it holds, saying what a module owes and how to mend one that does not give it."""
+    __tracebackhide__ = True
+    if not holds:
+        raise AssertionError(f"{owed}\n  fix: {fix}")
 
 
 def only(applies: Callable[[Case], bool]) -> Callable[[F], F]:

@@ -36,6 +36,16 @@ def test_other_ports_than_those_of_the_class_are_named(tmp_path):
     )
 
 
+def test_what_is_owed_and_how_to_mend_it_is_said(tmp_path):
+    module = SENSOR.replace("precision).mask(evidence.present)", "precision)").replace(
+        "message for port in asked", "message * above for port in asked"
+    )
+    status, out = run(tmp_path, module, "-k", "echo or nothing_in")
+    assert status == 1 and "2 failed" in out, out
+    assert "a row without evidence must reply vacuous" in out and "use .mask(evidence.present)" in out
+    assert "must not depend on the inbox at temperature" in out and "tensor([" not in out, out
+
+
 @pytest.mark.parametrize(
     "ports", [{"latent": child(2)}, {"latent": parent(2), "other": parent(2)}, {"latent[0]": parent(2)}, {}]
 )
