@@ -99,8 +99,8 @@ class CLASS:
         """Return p(x | beliefs): the belief holds its prior already."""
         belief = inbox["latent"]
         offset, variance = self._fitted(belief.info)
-        spread = (belief.variance() + variance).sqrt()
-        return torch.distributions.Independent(torch.distributions.Normal(belief.mean() + offset, spread), 1)
+        covariance = belief.covariance() + variance.diag()
+        return torch.distributions.MultivariateNormal(belief.mean() + offset, covariance)
 
     def _fitted(self, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.offset is None or self.variance is None:

@@ -21,7 +21,17 @@ between = only(
         any(port.role == Role.CHILD for port in case.ports.values()) and case.options.get("communication") != "none"
     )  # a control in which nothing passes
 )
+exactly = only(lambda case: traits(case.fresh()).exact)
 imaginers = only(lambda case: case.data is not None and isinstance(case.fresh(), Generative))
+
+dreamers = only(
+    lambda case: (
+        case.data is not None
+        and isinstance(case.fresh(), Generative)
+        and traits(case.fresh()).exact
+        and all(port.role == Role.PARENT for port in case.ports.values())
+    )
+)
 
 
 def full(message):
@@ -204,6 +214,40 @@ def test_a_batch_is_its_rows(case, dtype):
                     "another in infer; draw with serket.rows.row_normal(generator, evidence.row_id, ...)"
                 ),
             )
+
+
+@exactly
+def test_evidence_is_the_integral_of_its_messages(case):
+    """Z of the inbox is the integral of inbox and message at any port, times what that inbox has no say in."""
+    module, evidence, inbox = case.fitted(), case.evidence(0), case.inbox(1)
+    reply, said = case.infer(module, inbox, evidence), spoken(case, module, inbox, evidence)
+    everyone = torch.ones(ROWS, dtype=torch.bool)
+    for port in case.ports if reply.bound == "exact" else ():
+        for rows in torch.eye(ROWS, dtype=torch.bool) if case.time else everyone[None]:
+            other = case.inbox(2)[port].where(rows, inbox[port])
+            moved = case.infer(module, {**inbox, port: other}, evidence).log_evidence - reply.log_evidence
+            owed = (other * said[port]).log_z() - (inbox[port] * said[port]).log_z()
+            moved, owed = (moved.sum(), owed.sum()) if case.time else (moved, owed)
+            gap = float((moved - owed).abs().max())
+            expect(gap < 1e-6, f"log_evidence and the message on {port} are of one factor: {gap:.3g} nats apart",
+                   "let the message be the factor as a function of the variable, and log_evidence be the log of the "
+                   "integral of inbox times factor")  # fmt: skip
+
+
+@dreamers
+def test_evidence_is_what_is_predicted(case):
+    """Where all ports are parents: Z of the inbox = its integral times the density that predict gives x under it."""
+    module, inbox = case.fitted(), case.inbox(1)
+    evidence = case.evidence(0, absent=())
+    reply = case.infer(module, inbox, evidence)
+    if reply.bound != "exact":
+        return
+    imagined = module.predict(inbox, generator=generator(0))
+    values = evidence.values if imagined.event_shape else evidence.values.squeeze(1)
+    owed = sum(one.log_z() for one in inbox.values()) + imagined.log_prob(values)
+    gap = float((reply.log_evidence - owed).abs().max())
+    expect(gap < 1e-6, f"log_evidence is log_z of the inbox plus predict(inbox).log_prob(x): it is {gap:.3g} nats off",
+           "let predict and infer be of one factor, constants included, or set exact = False")  # fmt: skip
 
 
 def test_same_seed_same_bytes(case):
