@@ -188,14 +188,6 @@ class Recogniser:
         history = {"log_likelihood": report.history["elbo"], "temperature": [float(weights["temperature"])]}
         return FitReport(report.steps, history=history)
 
-    def relabel(self, port: str, order: Tensor) -> None:
-        """Call the category that was ``order[k]`` by the name k."""
-        if self.weights:
-            last = f"net.{len(self.hidden)}"
-            order = order.to(self.weights["log_prior"].device)
-            changed = {f"{last}.{part}": self.weights[f"{last}.{part}"][:, order] for part in ("weight", "bias")}
-            self.weights = {**self.weights, **changed, "log_prior": self.weights["log_prior"][order]}
-
     def state(self) -> Mapping[str, Tensor]:
         """Return units, weights, own prior, temperature and where the fitted rows lie; nothing before the first fit."""
         return dict(self.weights)

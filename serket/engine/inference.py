@@ -21,6 +21,7 @@ class Inference:
         gated: sensors not believed, and how many standard deviations they are off.
         failed: sensors or nodes that failed, and what they said.
         seconds: spent in each node.
+        beyond: sensors whose reading is unlike what their module was fitted on, and the power of its message.
     """
 
     beliefs: Mapping[str, Message]
@@ -29,3 +30,4 @@ class Inference:
     gated: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    beyond: Mapping[str, float] = field(default_factory=dict)

@@ -90,6 +90,7 @@ class Stepper:
         self._exponents = {name: node.exponents for name, node in graph.nodes.items()}
         self._own = {name: traits(module).own_prior for name, module in modules.items()}
         self._restarts: dict[str, int] = {}
+        self._beyond: dict[str, float] = {}
         self._warm: dict[Edge, Message] = {}
         self._blank: dict[Edge, Message] | None = None
         self._last: dict[str, tuple[Any, Message]] = {}  # readings that policy `latest` may use again
@@ -107,6 +108,7 @@ class Stepper:
         """
         seconds: dict[str, float] = {}
         failed: dict[str, str] = {}
+        self._beyond = {}
         priors, carried = self._priors(time_ns)
         said: dict[Edge, Message] = {}
         evidence: dict[str, Evidence] = {}
@@ -127,7 +129,7 @@ class Stepper:
             said_now = self._fold(variable, messages, {})
             after[name] = module.updated(carried[name], {port: projected(said_now)}) if said_now else carried[name]
         self.state = Carried(after, time_ns)
-        return Inference(beliefs, contribution, conflict, gated, failed, seconds)
+        return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond)
 
     def _priors(self, time_ns: int) -> tuple[Mapping[str, Message], dict[str, Any]]:
         """Return the priors of this set and what they were told from."""
@@ -263,6 +265,8 @@ class Stepper:
             with blamed(name, module):
                 reply = module.infer(inbox, evidence, generator=self._generators[name], ports=call.ports)
             messages = dict(reply.messages)
+            if "widened" in reply.info and (power := float(reply.info["widened"])) < 1:
+                self._beyond[key] = power
             if reply.includes:
                 messages = extrinsic(reply, inbox, self._own[name])
                 messages = {p: m.where(m.is_semidefinite(), m.semidefinite_part()) for p, m in messages.items()}

@@ -63,6 +63,9 @@ class Symptoms:
         for name, away in inference.gated.items():
             text = f"{name}: {away:.1f} standard deviations from what the others say"
             found[f"{name}.gate"] = (Level.DEGRADED, text)
+        for name, power in inference.beyond.items():
+            text = f"{name}: unlike what it was trained on, counts {_share(power)}"
+            found[f"{name}.beyond"] = (Level.DEGRADED, text)
         for name, text in inference.failed.items():
             found[f"{name}.error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
         if (count := len(members)) < self._least:
@@ -71,6 +74,10 @@ class Symptoms:
 
     def _grave(self, name: str) -> Level:
         return Level.ERROR if self._required[name] else Level.DEGRADED
+
+
+def _share(power: float) -> str:
+    return f"{power:.0%}" if power >= 0.005 else "less than 1%"
 
 
 def _span(nanoseconds: int) -> str:
