@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from serket.engine.blame import blamed
+from serket.engine.gate import check_gate, deviations
 from serket.engine.inference import Inference
 from serket.engine.plan import Call, Edge, Plan, plan
 from serket.engine.reading import Layout, Readings
 from serket.errors import DataError, MessageError, SerketError
 from serket.graph.graph import Graph
-from serket.messages import Atoms, Gaussian, Message, projected
+from serket.messages import Message, projected
 from serket.protocol import Embeds, Evidence, Filters, Module, extrinsic, traits
 from serket.rows import seeded
 
@@ -82,8 +83,9 @@ class Stepper:
         self._embeds = {name for name, module in self.modules.items() if isinstance(module, Embeds)}
         self._readings = Readings(layouts or {}, device)
         for name in self.gates:
-            _check_gate(self.plan, graph, name)
+            check_gate(self.plan, graph, name)
         self._generators = {name: seeded(seed, name, device=device) for name in modules}
+        self._leaves = {sensor.node for sensor in self.plan.sensors.values() if sensor.port}
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._seen = torch.ones(1, dtype=torch.bool, device=device)
         self._silent = Evidence.none(1, device)
@@ -213,7 +215,7 @@ class Stepper:
                 self._call(call, messages, evidence, priors, failed, seconds)
             return messages
         messages = {**self._warm, **said}
-        messages = {edge: m for edge, m in messages.items() if edge in said or edge[0] not in self._leaves()}
+        messages = {edge: m for edge, m in messages.items() if edge in said or edge[0] not in self._leaves}
         before = {name: self._fold(name, messages, priors) for name in self.plan.edges}
         tolerance = 1e-10 if self.dtype == torch.float64 else 1e-6
         for _ in range(MOST_SWEEPS):
@@ -226,9 +228,6 @@ class Stepper:
                 break
         self._warm = messages
         return messages
-
-    def _leaves(self) -> set[str]:
-        return {sensor.node for sensor in self.plan.sensors.values() if sensor.port}
 
     def _call(
         self,
@@ -354,29 +353,6 @@ class Stepper:
         return self._blank
 
 
-def deviations(message: Message, cavity: Message) -> float:
-    """Return how many standard deviations a message is from a cavity, along the directions it says anything about.
-
-    d^2 = (mu_m - mu_n)' (Sigma_m + Sigma_n)^-1 (mu_m - mu_n) is chi-squared with as many degrees of freedom k as there
-    are directions where both are right; its cube root is nearly normal (Wilson & Hilferty 1931), so that
-    ((d^2 / k)^(1/3) - 1 + 2 / (9 k)) / sqrt(2 / (9 k)) is comparable across sizes. Zero where nothing is said.
-    """
-    a, b = cast(Gaussian, message), cast(Gaussian, cavity)
-    if isinstance(message, Atoms) or not bool(b.is_proper()):
-        return 0.0
-    values, basis = torch.linalg.eigh(a.full().precision[0])
-    told = values > 1e-6 * values.amax().clamp_min(1e-30)
-    if not bool(told.any()):
-        return 0.0
-    values, basis = values[told], basis[:, told]
-    gap = basis.T @ (a.info[0] - a.full().precision[0] @ b.mean()[0]) / values  # basis' (mu_m - mu_n)
-    spread = basis.T @ b.covariance()[0] @ basis + (1 / values).diag()
-    squared, size = float(gap @ torch.linalg.solve(spread, gap)), len(values)
-    width, cube_root = 2 / (9 * size), (squared / size) ** (1 / 3)
-    away: float = (cube_root - 1 + width) / math.sqrt(width)
-    return away
-
-
 def _told(error: Exception) -> str:
     return str(error).splitlines()[0] if isinstance(error, SerketError) else repr(error)
 
@@ -387,15 +363,3 @@ def _finite(message: Message) -> bool:
     for values in message.tensors().values():
         total += float(values.clamp_min(-1e30).sum() if values.is_floating_point() else 0.0)
     return math.isfinite(total)
-
-
-def _check_gate(plan: Plan, graph: Graph, key: str) -> None:
-    sensor = plan.sensors.get(key)
-    variable = graph.nodes[sensor.node].bindings[sensor.port] if sensor and sensor.port else None
-    if variable is None or graph.variables[variable].family != "gaussian":
-        raise SerketError(
-            f"'{key}' cannot be gated",
-            expected="a sensor whose module has one parent port, on a Gaussian variable",
-            available=[k for k, s in plan.sensors.items() if s.port],
-            fix="gate another sensor, or use robust on a product",
-        )
