@@ -41,9 +41,10 @@ class Recogniser:
     sum_n w_n m_n, normalised. Every member learns without a fifth of the sequences (of the rows, where there are
     none); on these T is chosen, so that a reply is as sure as it is right (Guo et al. 2017).
 
-    Far from the rows it was fitted on a network is sure of anything. Where the squared Mahalanobis distance d^2 of a
-    row, in the leading principal components and the length of the rest, is beyond the ``gate`` share of the fitted
-    rows, limit^2, what leaves is raised to limit^2 / d^2. ``Reply.info`` has the power, ``widened``, and 1 where it is
+    Far from the rows it was fitted on a network is sure of anything, the surer the farther. Where the Mahalanobis
+    distance d of a row, in the leading principal components and the length of the rest, is beyond the limit, within
+    which the ``gate`` share of rows lies, what leaves is raised to (2 - d / limit)^2, and from twice the limit on says
+    nothing: a power that only fades would be outweighed. ``Reply.info`` has the power, ``widened``, and 1 where it is
     below one, ``beyond``.
 
     Args:
@@ -109,8 +110,8 @@ class Recogniser:
             inputs = self._inputs(weights, evidence.values.to(given.dtype))
             ratio = (self._log_q(weights, inputs) - weights["log_prior"]) / weights["temperature"]
             if self.gate is not None:
-                beyond = distances(_place(weights, inputs), weights["centre"], weights["root"]) / weights["limit"]
-                power = torch.where(told, 1 / beyond.clamp_min(1), 1.0)
+                squared = distances(_place(weights, inputs), weights["centre"], weights["root"]) / weights["limit"]
+                power = torch.where(told, (2 - squared.sqrt()).clamp(0, 1).square(), 1.0)
             ratio = torch.where(told.unsqueeze(-1), ratio * power.unsqueeze(-1), 0.0)
         info = {} if self.gate is None else {"widened": power, "beyond": (power < 1).to(given.dtype)}
         reply = {"given": Categorical(weights["log_prior"] + ratio)} if ports is None or "given" in ports else {}

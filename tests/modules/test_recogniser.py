@@ -107,17 +107,22 @@ def test_sequences_are_held_out_whole_so_that_it_is_not_surer_than_it_is_right()
     assert said(known, new)[0].amax(-1).mean() < 0.62 < said(blind, new)[0].amax(-1).mean()
 
 
-def test_rows_far_from_those_it_was_fitted_on_say_little(classes):
+def test_rows_far_from_those_it_was_fitted_on_say_less_and_then_nothing(classes):
     near, far = torch.tensor([[1.0, 0.5]]), torch.tensor([[-300.0, -300.0]])
     clear, reply = said(classes, near)
     assert float(reply.info["widened"]) == 1 and float(reply.info["beyond"]) == 0 and clear.amax() > 0.5
-    _, reply = said(classes, far)
     state = classes.state()
-    scaled = (far - state["location"]) / state["scale"]
-    place = torch.cat([scaled @ state["axes"], torch.zeros(1, 1)], 1)
-    squared = ((place - state["centre"]) @ state["root"]).square().sum()
-    torch.testing.assert_close(reply.info["widened"][0], state["limit"] / squared, rtol=1e-3, atol=0)
-    assert float(reply.info["beyond"]) == 1
+    outwards = near + torch.linspace(0, 1, 2001).unsqueeze(1) * (far - near) / 20
+    _, reply = said(classes, outwards)
+    scaled = (outwards - state["location"]) / state["scale"]
+    place = torch.cat([scaled @ state["axes"], torch.zeros(2001, 1)], 1)
+    times = ((place - state["centre"]) @ state["root"]).norm(dim=1) / state["limit"].sqrt()
+    wanted = torch.where(times <= 1, 1.0, torch.where(times >= 2, 0.0, (2 - times) ** 2))
+    torch.testing.assert_close(reply.info["widened"], wanted.to(reply.info["widened"]), rtol=0, atol=2e-3)
+    assert ((wanted > 0.1) & (wanted < 0.9)).any() and reply.info["beyond"].tolist() == (wanted < 1).tolist()
+    nothing, reply = said(classes, far)
+    assert float(reply.info["widened"]) == 0 and float(reply.info["beyond"]) == 1
+    torch.testing.assert_close(reply.messages["given"].probs, classes.own_prior["given"].probs.expand(1, -1))
     unbounded = Recogniser({"given": parent(3, CATEGORY)}, hidden=[], gate=None)
     unbounded.load(classes.state())
     assert said(unbounded, far)[0].amax() > 0.999 and not said(unbounded, far)[1].info
