@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: options are read off the signature in the files of the types.
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ __all__ = ["Frozen"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Frozen:
+class Frozen(ABC):
     """A frozen encoder x -> e, read as a message over one variable.
 
     - ``point``: u = W (e - m), learnt from the rows by :func:`principal`, and the likelihood N(u; z, noise^2 I).
@@ -75,16 +76,16 @@ class Frozen:
             self.own_prior["latent"] = own_prior(self.kind, self.size, self.prior)
         self.prepare()
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to check
         """Check what can be checked without loading anything."""
 
+    @abstractmethod
     def encode(self, values: Tensor) -> Any:
         """Return the embeddings of one batch, as the encoder gives them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def identity(self) -> str:
         """Return the SHA-256 of weights and settings as they are now; ``_files`` are those that are read."""
-        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of weights and settings, taken once: what this encoder embeds with stays what it is."""

@@ -53,12 +53,15 @@ def draw_figures(model: Model, dataset: Dataset, metrics: Mapping[str, Any], fol
     imagined = model.generate(to, dataset, observe=[given], rows=together, active=integrated(model))
     if evidence.values is None or imagined.decoded is None:
         return
-    places = [int(np.flatnonzero(together == row)[0]) for row in rows]
+    places = np.array([int(np.flatnonzero(together == row)[0]) for row in rows])
+    # All rows are imagined by the same draws, so that none depends on its batch: each is drawn with others of them.
+    count = imagined.decoded.shape[1]
+    draws = (SAMPLES * np.arange(len(places))[:, None] + np.arange(min(SAMPLES, count))) % count
     imagined_grid(
         folder / "imagined.png",
         evidence.values,
         imagined.mean[places].cpu(),
-        imagined.decoded[places, :SAMPLES].cpu(),
+        imagined.decoded[places[:, None], draws].cpu(),
         shapes.get(to),
         given,
         to,

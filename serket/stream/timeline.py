@@ -45,7 +45,7 @@ class Timeline:
         else:
             told = np.stack([distribution.mean[0].numpy(force=True), distribution.stddev[0].numpy(force=True)])
         entropy = float(distribution.entropy()[0])
-        self._kept.append((output.emitted_ns, output.present, output.level, told, entropy))
+        self._kept.append((output.time_ns, output.present, output.level, told, entropy))
         if len(self._kept) > MOST:
             self._kept, self._stride = self._kept[1::2], self._stride + 1
 
@@ -57,6 +57,8 @@ class Timeline:
             figure = Figure(figsize=(4, 1))
             figure.text(0.5, 0.5, "no set went out", ha="center")
             return _png(figure)
+        # By when things were measured: a set may go out after one that is newer.
+        self._kept.sort(key=lambda one: one[0])
         times = np.array([one[0] for one in self._kept], dtype=float)
         times = (times - times[0]) / 1e9
         figure = Figure(figsize=(9, 5.4), layout="constrained")
@@ -82,7 +84,7 @@ class Timeline:
         middle.set_ylabel(f"belief: {self._watch}")
         bottom.plot(times, [one[4] for one in self._kept], color="#222222", linewidth=1)
         bottom.set_ylabel("entropy, nats")
-        bottom.set_xlabel("seconds")
+        bottom.set_xlabel("seconds, as measured")
         for axes in (top, middle, bottom):
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
