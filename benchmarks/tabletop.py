@@ -42,7 +42,7 @@ def interval(difference: np.ndarray, draws: int = 2000) -> tuple[float, float]:
 
 
 def streamed(model: serket.Model, data: dict, rows: np.ndarray, change) -> tuple[np.ndarray, int, int, list]:
-    """Return what is believed at the end of each episode, sets in all, episodes that end DEGRADED, and their reasons."""
+    """Return the last belief of each episode, sets in all, episodes that end DEGRADED, and reasons at their ends."""
     last, sets, degraded, reasons = [], 0, 0, []
     stamps = np.arange(MOMENTS) * PERIOD_NS
     for episode in rows.reshape(-1, MOMENTS):
