@@ -26,8 +26,8 @@ Given: TypeAlias = str | Path | Mapping[str, Any]
 EMBEDDED = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.npz"))}
 """Data sets that ship with the package, by name."""
 
-IMAGES = {"digits": {"pix": (15, 16)}}
-"""Width and height of the arrays that are pictures, row after row."""
+IMAGES = {"digits": {"pix": (15, 16)}, "tabletop": {"camera": (16, 16)}}
+"""Width and height of the arrays that are pictures, row after row; colours and depth of a point side by side."""
 
 MAPPED_BYTES = 1 << 26  # from here on an array in a file is mapped into memory, and read as its rows are needed
 

@@ -93,5 +93,7 @@ def _examples(dataset: Dataset, key: str) -> Any:
         return test[:ROWS]
     labels = dataset.label[test]
     places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if dataset.sequence is not None:  # sequences begin alike: every label is taken up a row later than the last
+        places = [np.roll(place, -later) for later, place in enumerate(places)]
     turns = [place[turn] for turn in range(max(map(len, places), default=0)) for place in places if len(place) > turn]
     return test[np.asarray(turns[:ROWS], dtype=np.int64)]

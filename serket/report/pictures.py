@@ -45,8 +45,8 @@ def imagined_grid(
         true: ``(n, D)``.
         means: ``(n, D)``.
         samples: ``(n, S, D)``; S may be 0.
-        shape: ``(width, height)`` with width x height = D for pictures, the rows of a picture one after the other; None
-            draws curves.
+        shape: ``(width, height)`` for pictures, the rows of a picture one after the other, D / width / height numbers a
+            point: grey, or red, green, blue and what is not drawn; None draws curves.
         given: the senses it is imagined from, such as ``fou`` or ``fou+kar``.
         to: the sense that is imagined.
         std: ``(n, D)``: a column more, of the uncertainty (curves: a band of two standard deviations).
@@ -74,7 +74,10 @@ def imagined_grid(
             axis.spines[:].set(color=PALE, linewidth=0.5)
             if shape:
                 bottom = 0.0 if title == "deviation" else low
-                axis.imshow(values.reshape(height, width), cmap="gray_r", vmin=bottom, vmax=top)
+                drawn = values.reshape(height, width, -1)[..., :3]
+                if drawn.shape[-1] == 3:  # colours, which matplotlib takes between 0 and 1
+                    drawn = ((drawn - bottom) / (top - bottom or 1.0)).clip(0, 1)
+                axis.imshow(drawn.squeeze(-1) if drawn.shape[-1] == 1 else drawn, cmap="gray_r", vmin=bottom, vmax=top)
             else:
                 _curve(axis, values, true[row], spread[row] if column == 1 and spread is not None else None)
                 axis.set_ylim(low - margin, high + margin)
