@@ -17,6 +17,8 @@ __all__ = ["LIKELIHOODS", "Imagined", "Likelihood", "LikelihoodName"]
 
 LikelihoodName = Literal["gaussian", "bernoulli", "categorical"]
 State = Mapping[str, Tensor]
+OTHER_UNITS = 0.9
+"""Share of the variance of all dimensions that one may have and still be taken for one in the units of the others."""
 
 
 class Likelihood(Protocol):
@@ -46,12 +48,16 @@ class Likelihood(Protocol):
 class GaussianLikelihood:
     """N(x; location + scale f(z), scale^2 exp(log_variance)): location per dimension, one scale for all of them.
 
-    One scale keeps the views' dimensions in proportion: small ones stay small, as in principal components.
+    One scale keeps the views' dimensions in proportion: small ones stay small, as in principal components. Where one
+    dimension holds over nine tenths of the variance of all, they are in different units, and one scale would leave
+    nothing of the others: then each has its own.
     """
 
     def fit_scaling(self, values: Tensor, variance: float | None) -> dict[str, Tensor]:
-        """Location: the mean per dimension. Scale: the root of the mean variance; 1 where nothing varies."""
-        spread = values.var(0, correction=0).mean().sqrt()
+        """Location: the mean per dimension. Scale: the root of the mean variance, or of each; 1 where none varies."""
+        variances = values.var(0, correction=0)
+        units = len(variances) > 1 and bool(variances.max() > OTHER_UNITS * variances.sum())
+        spread = variances.sqrt() if units else variances.mean().sqrt()
         log_variance = -1.0 if variance is None else math.log(variance)
         return {
             "location": values.mean(0),
@@ -68,10 +74,10 @@ class GaussianLikelihood:
         return state["location"].shape[0]
 
     def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
-        """-sum_d [ (x_d - f_d)^2 / v + log(2 pi v) ] / 2 - D log scale, with x scaled and v = exp(log_variance)."""
+        """-sum_d [ (x_d - f_d)^2 / v + log(2 pi v) ] / 2 - sum_d log scale_d, x scaled, v = exp(log_variance)."""
         log_variance = state["log_variance"]
         square = F.mse_loss(output, inputs.expand_as(output), reduction="none").sum(-1) * (-log_variance).exp()
-        constant = log_variance + math.log(2 * math.pi) + 2 * state["scale"].log()
+        constant = log_variance + math.log(2 * math.pi) + 2 * state["scale"].log().mean()
         return -(square + inputs.shape[-1] * constant) / 2
 
     def distribution(self, output: Tensor, state: State) -> Distribution:

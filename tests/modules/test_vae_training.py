@@ -201,3 +201,27 @@ def test_data_of_another_width_or_none_are_refused():
         fitted(x, options={"likelihood": "bernoulli"})
     with pytest.raises(DataError, match="whole numbers from 0"):
         fitted(x, options={"likelihood": "categorical"})
+
+
+def test_columns_in_other_units_are_learnt_as_well_as_any():
+    """Two causes seen by six columns, one of them in thousandths: in units of all together five would be silence."""
+    g = torch.Generator().manual_seed(3)
+    causes = torch.tensor([[1.0, 0.8, 0.0, 0.6, -1.0, 0.5], [0.0, 0.6, 1.0, -0.8, 0.5, -1.0]])
+    x = torch.randn(600, 2, generator=g) @ causes + 0.1 * torch.randn(600, 6, generator=g)
+    found = []
+    for unit in (1.0, 1000.0):
+        scaled = x * torch.tensor([1.0, unit, 1.0, 1.0, 1.0, 1.0]) + 5
+        module = VAE({"latent": Port(Role.PARENT, Family.GAUSSIAN, 2)}, hidden=[32], noise=0.1)
+        above = {"latent": Gaussian.vacuous((500,), 2)}
+        module.fit(Evidence.of(scaled[:500]), above, generator=torch.Generator().manual_seed(0), epochs=60)
+        standard = {"latent": Gaussian.standard((100,), 2)}
+        potential = module.infer(standard, Evidence.of(scaled[500:]), generator=g).messages["latent"]
+        seen = module.predict({"latent": potential * standard["latent"]}, generator=g)
+        left = (seen.mean - scaled[500:]).square().mean(0) / scaled[500:].var(0)
+        found.append(left)
+        inputs = module.likelihood.inputs(scaled[500:], module.weights)
+        told = module.likelihood.log_prob(torch.zeros_like(inputs), inputs, module.weights)
+        law = module.likelihood.distribution(torch.zeros_like(inputs), module.weights)
+        torch.testing.assert_close(told, law.log_prob(scaled[500:]), rtol=1e-4, atol=1e-3)
+    assert bool((found[1] < 0.3).all()), found
+    assert len(module.weights["scale"]) == 6 and found[0].max() < 0.3
