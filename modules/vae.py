@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
@@ -23,6 +24,7 @@ __all__ = ["VAE"]
 
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
+ACTIVE = 0.01  # least variance over rows of the mean of a dimension that is in use
 
 
 @register("vae")
@@ -33,6 +35,11 @@ class VAE:
     So the reply is the potential itself, whatever the inbox, and nothing is to be divided out of it. Trained on
     ELBO = E_q log p(x | z) - KL(q || inbox normalised), the inbox being N(0, I) unless a module above sends another.
 
+    A dimension that the data came to say nothing of has next to no precision, and what little it sends is right under
+    N(0, 1) only: a composer, which learns how wide latents are, would take it for a reading of something immense. So
+    dimensions that are not active, Var_x E_q[z_d | x] <= 0.01 over training rows (Burda et al. 2016, section 5.3), are
+    silent, as long as another one speaks.
+
     Args:
         ports: ``latent``, a Gaussian parent.
         hidden: widths of the hidden layers, encoder order; the decoder mirrors them.
@@ -40,6 +47,7 @@ class VAE:
         variance: of the Gaussian likelihood, in units of the data's overall variance; learnt unless given.
         noise: standard deviation of the noise added to the encoder's scaled input while training (Im et al. 2017,
             denoising criterion): latents of similar inputs come to lie together, and other senses can predict them.
+            ``auto`` is sqrt(columns) / 10, at most 0.8: what is read off many columns averages their noise out.
     """
 
     ports: Mapping[str, Port] = {"latent": Port(Role.PARENT, Family.GAUSSIAN)}
@@ -53,7 +61,7 @@ class VAE:
         hidden: Annotated[list[Count], MinLen(1)] = [256],  # noqa: B006
         likelihood: LikelihoodName = "gaussian",
         variance: Positive | Literal["learnt"] = "learnt",
-        noise: Annotated[float, Ge(0)] = 0.8,
+        noise: Annotated[float, Ge(0)] | Literal["auto"] = "auto",
     ) -> None:
         if variance != "learnt" and likelihood != "gaussian":
             raise GraphError(
@@ -89,7 +97,10 @@ class VAE:
             weights = {name: value.to(above.device, above.dtype) for name, value in self._fitted().items()}
             values = self._checked(evidence.values.to(above.dtype))
             inputs = self.likelihood.inputs(values, weights)
-            potential = self._encode(weights, inputs).mask(evidence.present)
+            told = self._encode(weights, inputs)
+            if (active := weights.get("active")) is not None:
+                told = Gaussian(told.info * active, told.precision * active)
+            potential = told.mask(evidence.present)
             # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
             proper = above.is_proper()
             if bool(proper.any()):
@@ -155,6 +166,7 @@ class VAE:
         learnt = {n: v.clone().requires_grad_() for n, v in self.weights.items() if self._learnt(n)}
         weights = {**constants, **learnt}
         inputs = self.likelihood.inputs(self._checked(values), weights)
+        noise = min(0.8, math.sqrt(inputs.shape[1]) / 10) if self.noise == "auto" else self.noise
         cavity = Cavity.of(above)
         alike = bool((above.info == above.info[:1]).all() & (above.precision == above.precision[:1]).all())
         base = None if alike else cavity.pooled()
@@ -164,9 +176,7 @@ class VAE:
 
         def elbo(chosen: Tensor, training: bool) -> Tensor:
             seen = inputs.index_select(0, chosen)
-            potential = self._encode(
-                weights, seen + self.noise * normal(*seen.shape) if training and self.noise else seen
-            )
+            potential = self._encode(weights, seen + noise * normal(*seen.shape) if training and noise else seen)
             draws, first = normal(1, len(chosen), self.size), 0 if base is None else round(alone * len(chosen))
             total = self._elbo(weights, seen[first:], potential[first:], cavity[chosen[first:]], draws[:, first:]).sum()
             if base is not None and first:
@@ -190,6 +200,7 @@ class VAE:
             held_out=held_out,
         )
         self.weights = {**constants, **best}
+        self.weights["active"] = self._active(inputs)
         return report
 
     def state(self) -> Mapping[str, Tensor]:
@@ -236,6 +247,13 @@ class VAE:
 
     def _decode(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
         return layers(weights, "decoder", latent, len(self.hidden) + 1)
+
+    @torch.no_grad()
+    def _active(self, inputs: Tensor) -> Tensor:
+        """Return 1 for the dimensions of z that rows tell apart, ``(D,)``, and 0 for others; 1 for all if none does."""
+        told = self._encode(self.weights, inputs)
+        active = (told.info / (1 + told.precision)).var(0, correction=0) > ACTIVE
+        return (active if bool(active.any()) else torch.ones_like(active)).to(inputs)
 
     def _standard(self, like: Gaussian) -> Gaussian:
         rows = len(like.info)
