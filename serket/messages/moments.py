@@ -33,7 +33,7 @@ def moment_match(log_weights: Tensor, means: Tensor, covariances: Tensor) -> Gau
 def pooled_moments(message: Gaussian, steps: int = 20) -> tuple[Tensor, Tensor]:
     """Return mean and variance per dimension, ``(D,)``, of the population that the rows of a message are about.
 
-    By EM for one Gaussian with diagonal covariance, over 2000 rows or so, from the precision-weighted mean and spread:
+    By EM for one Gaussian with diagonal covariance, over 2000 rows or so, from precision-weighted mean and moments:
     shifting or rescaling a dimension of z does the same to the result. Rows that say nothing carry nothing.
 
     Args:
@@ -68,10 +68,13 @@ def pooled_moments(message: Gaussian, steps: int = 20) -> tuple[Tensor, Tensor]:
         if bool((precision == precision[:1]).all()):
             precision = precision[:1]  # factored once for all rows
     location = torch.where(spoken, location, 0.0)
-    # Second moment of eta / Lambda about the mean, weighted by Lambda: a wide start.
+    # Second moment of eta / Lambda about the mean, weighted by Lambda: a wide start, from which steps take for ever
+    # where rows hardly speak. There sum (rest^2 - Lambda) / sum Lambda^2, by what readings vary beyond noise, is near.
     spread = torch.where(told, rest.square() / torch.where(told, diagonal, 1.0), 0.0).sum(0) / total
     varies = spoken & (spread.sqrt() > 64 * torch.finfo(info.dtype).eps * location.abs())
-    variance = torch.where(varies, spread, 1.0)
+    squares = torch.where(spoken, diagonal.clamp_min(0.0).square().sum(0), 1.0)
+    beyond = (torch.where(told, rest.square() - diagonal, 0.0).sum(0) / squares).clamp_min(0.05 * total / squares)
+    variance = torch.where(varies, torch.minimum(spread, beyond), 1.0)
     # Dimensions of diagonal messages are independent: rows that do not see one drop out. Others carry the belief over.
     weight = told.to(info) if message.diagonal else torch.ones_like(info)
     weight = weight / weight.sum(0).clamp_min(1)

@@ -90,3 +90,13 @@ def test_shared_precision_is_no_other_result_and_negative_precision_an_error():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     with pytest.raises(MessageError, match="negative precision"):
         pooled_moments(Gaussian(100 * info, same - 4 * torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()))
+
+
+def test_rows_that_hardly_speak_do_not_make_a_population_wide():
+    """z ~ N(0, 1), read with precisions that vary around 0.01: what is read varies by hundreds, the population by one."""
+    g = torch.Generator().manual_seed(2)
+    lam = 0.01 * torch.randn(2000, 1, generator=g, dtype=torch.float64).exp()
+    z = torch.randn(2000, 1, generator=g, dtype=torch.float64)
+    message = Gaussian(lam * z + lam.sqrt() * torch.randn(2000, 1, generator=g, dtype=torch.float64), lam)
+    _, variance = pooled_moments(message)
+    assert float(message.mean().var()) > 100 and 0.3 < float(variance) < 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from serket.errors import DataError, MessageError, ShapeError
-from serket.messages import Family, Gaussian
+from serket.messages import Family, Gaussian, pooled_moments
 from serket.modules import VAE
 from serket.protocol import Evidence, Port, Role
 
@@ -225,3 +225,21 @@ def test_columns_in_other_units_are_learnt_as_well_as_any():
         torch.testing.assert_close(told, law.log_prob(scaled[500:]), rtol=1e-4, atol=1e-3)
     assert bool((found[1] < 0.3).all()), found
     assert len(module.weights["scale"]) == 6 and found[0].max() < 0.3
+
+
+def test_a_dimension_that_the_data_say_nothing_of_is_silent():
+    """One cause, six latent dimensions: what a composer learns of their spread is about that of N(0, 1), or nothing."""
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(600, 1, generator=g) * torch.tensor([1.0, -1.0, 0.5, 0.8, 1.0, 0.7]) + 0.3 * torch.randn(
+        600, 6, generator=g
+    )
+    module = VAE({"latent": Port(Role.PARENT, Family.GAUSSIAN, 6)}, hidden=[32], noise=0.3)
+    above = {"latent": Gaussian.vacuous((600,), 6)}
+    module.fit(Evidence.of(x), above, generator=torch.Generator().manual_seed(0), epochs=200, learning_rate=5e-3)
+    speaks = module.state()["speaks"].bool()
+    potential = module.infer(above, Evidence.of(x), generator=g).messages["latent"]
+    assert 1 <= int(speaks.sum()) < 6
+    assert bool((potential.precision[:, ~speaks] == 0).all() & (potential.info[:, ~speaks] == 0).all())
+    assert bool((potential.precision[:, speaks].mean(0) > 0.05).all())
+    _, variance = pooled_moments(potential)
+    assert 0.3 < float(variance[speaks].min()) and float(variance.max()) < 5
