@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import import_module
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,11 +16,13 @@ from torch import Tensor
 from serket import store
 from serket.comparison.bench import Bench, States
 from serket.comparison.cases import Case, divided
+from serket.comparison.code import code_of
 from serket.comparison.measures import Array, Readers, by_labels, criterion, examples, measured
 from serket.comparison.specs import Spec, candidates
 from serket.data import IMAGES, Dataset
 from serket.errors import SerketError
 from serket.graph.write import to_yaml
+from serket.protocol import Embeds
 from serket.registry import lookup
 from serket.report.metrics import probe
 from serket.store.files import plain
@@ -53,16 +51,23 @@ class Setting:
         return self.case.of(self.whole, self.seed)
 
     @cached_property
+    def code(self) -> list[str]:
+        """Names of the code that fits and measures the modules, and of what the frozen ones hold."""
+        frozen = [module.fingerprint() for module in self.bench.graph.build().values() if isinstance(module, Embeds)]
+        return [code_of(node.cls for node in self.bench.graph.nodes.values()), *frozen]
+
+    @cached_property
     def states(self) -> States:
         """The modules, fitted: with few pairs every view of every row is still there, so as on all rows."""
         data = self.data if self.case.missing else self.whole
-        tag = store.fingerprint(graph=to_yaml(self.bench.graph), sha256=data.sha256, seed=self.seed, **_VERSIONS)
+        about = {"code": self.code, "sha256": data.sha256, "seed": self.seed}
+        tag = store.fingerprint(graph=to_yaml(self.bench.graph), **about, **_VERSIONS)
         return self.keep.states(tag, lambda: self.bench.pretrained(data, self.seed, workers=self.workers))
 
     def cell(self, spec: Spec, *, shown: bool) -> dict[str, Any]:
         """Return what one composer is worth here, from an earlier run if that got so far."""
         about = {"spec": spec.text, "case": str(self.case), "labels": self.labels, "shown": shown, "seed": self.seed}
-        code = _code(lookup(spec.type, "composer"))
+        code = [self.code, code_of([lookup(spec.type, "composer")])]
         tag = store.fingerprint(graph=self.bench.whole, sha256=self.data.sha256, code=code, **about, **_VERSIONS)
         return self.keep.cell(tag, lambda: self._measured(spec, shown))
 
@@ -130,22 +135,6 @@ class Keeper:
 
 
 _VERSIONS = {"torch": torch.__version__}
-
-
-def _code(kind: type) -> str:
-    """Return a name for the code of a composer: what other code has fitted is fitted again.
-
-    Its file, and those of its own room that it imports, at any remove.
-    """
-    texts: dict[str, str] = {}
-    left = [kind.__module__]
-    while left:
-        name = left.pop()
-        if name not in texts:
-            file = inspect.getsourcefile(import_module(name))
-            texts[name] = Path(file).read_text(encoding="utf-8") if file else ""
-            left += re.findall(r"^from (serket\.composer\.\w+) import", texts[name], re.MULTILINE)
-    return store.fingerprint(**texts)
 
 
 def readers_of(data: Dataset) -> Readers:

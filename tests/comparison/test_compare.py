@@ -2,15 +2,18 @@
 
 import copy
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from serket.comparison import setting
+from serket.comparison import code, setting
 from serket.comparison.bench import Bench
 from serket.comparison.cases import divided
 from serket.data import few_pairs, load
 from serket.errors import DataError, SerketError
+from serket.registry import plug
 from serket.store import Partial
 from tests.comparison.problems import GRAPH, compared, data
 
@@ -148,21 +151,40 @@ def test_modules_see_only_what_a_case_leaves_of_the_views(monkeypatch):
     assert table.cases == ("all rows", "0.5 of the views missing")
 
 
-def test_what_other_code_has_fitted_is_not_taken_for_this():
-    names = ("product", "linear_gaussian", "mixture_of_experts")
-    codes = [setting._code(setting.lookup(name, "composer")) for name in names]
-    assert len({*codes}) == 3 and codes[0] == setting._code(setting.lookup("product", "composer"))
-    seen = {}
+@pytest.mark.parametrize("file", ["composer/joint/objectives.py", "modules/vae.py", "modules/frozen/reading.py"])
+def test_what_other_code_has_fitted_is_fitted_again(tmp_path, monkeypatch, file):
+    house = tmp_path / "serket"
+    shutil.copytree(code.HOUSE, house, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "HOUSE", house)
+    calls = []
+    monkeypatch.setattr(Bench, "pretrained", lambda self, *args, **more: calls.append("modules") or {})
+    monkeypatch.setattr(setting.Setting, "_measured", lambda self, *args: calls.append("cell") or dict(self.states))
 
-    def kept(**texts):
-        seen.update(texts)
-        return ""
+    def made():
+        code._house.cache_clear()
+        calls.clear()
+        with Partial(tmp_path / "out") as kept:
+            compared("joint:objective=mopoe,product", kept=kept)
+        return calls
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setting.store, "fingerprint", kept)
-        setting._code(setting.lookup("linear_gaussian", "composer"))
-    assert {"serket.composer.linear_gaussian", "serket.composer.factor_analysis"} <= set(seen)
-    assert "serket.composer.product" not in seen
+    assert made() == ["cell", "modules", "cell"]
+    assert made() == []
+    with (house / file).open("a") as source:
+        source.write("# changed\n")
+    assert made() == ["cell", "modules", "cell"]
+    monkeypatch.undo()
+    code._house.cache_clear()
+
+
+def test_the_file_of_a_type_from_elsewhere_is_part_of_its_code(tmp_path):
+    plugin = tmp_path / "elsewhere.py"
+    plugin.write_text("class Elsewhere: pass\n")
+    plug(str(plugin))
+    kind = sys.modules["elsewhere"].Elsewhere
+    first = code.code_of([kind])
+    assert code.code_of([kind]) == first != code.code_of([])
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    assert code.code_of([kind]) != first
 
 
 @pytest.mark.parametrize("pairs", [0, 1])
