@@ -5,7 +5,7 @@ from serket.messages.base import Family, Message
 from serket.messages.categorical import Categorical
 from serket.messages.dirichlet import Dirichlet
 from serket.messages.gaussian import Gaussian
-from serket.messages.moments import moment_match, pooled_moments
+from serket.messages.moments import moment_match, pooled_moments, some_of
 from serket.messages.particles import Particles, systematic
 from serket.messages.point import Point
 from serket.messages.products import leave_one_out
@@ -25,6 +25,7 @@ __all__ = [
     "moment_match",
     "pooled_moments",
     "projected",
+    "some_of",
     "systematic",
 ]
 

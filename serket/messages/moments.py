@@ -7,7 +7,7 @@ from torch import Tensor
 
 from serket.messages.gaussian import Gaussian, factored
 
-__all__ = ["moment_match", "pooled_moments"]
+__all__ = ["moment_match", "pooled_moments", "some_of"]
 
 
 def moment_match(log_weights: Tensor, means: Tensor, covariances: Tensor) -> Gaussian:
@@ -30,10 +30,20 @@ def moment_match(log_weights: Tensor, means: Tensor, covariances: Tensor) -> Gau
     return Gaussian.from_moments(mean, (weights.unsqueeze(-1) * covariances).sum(-3) + spread)
 
 
+def some_of(rows: int, most: int) -> Tensor:
+    """Return ``most`` of the numbers 0 .. rows - 1, rising, drawn with a fixed seed; all of them if there are no more.
+
+    Not every n-th: where rows come in turns, of kinds or of sensors, that would be rows of one kind.
+    """
+    if rows <= most:
+        return torch.arange(rows)
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
 def pooled_moments(message: Gaussian, steps: int = 20) -> tuple[Tensor, Tensor]:
     """Return mean and variance per dimension, ``(D,)``, of the population that the rows of a message are about.
 
-    By EM for one Gaussian with diagonal covariance, over 2000 rows or so, from precision-weighted mean and moments:
+    By EM for one Gaussian with diagonal covariance, over 2000 rows at most, from precision-weighted mean and moments:
     shifting or rescaling a dimension of z does the same to the result. Rows that say nothing carry nothing.
 
     Args:
@@ -47,7 +57,7 @@ def pooled_moments(message: Gaussian, steps: int = 20) -> tuple[Tensor, Tensor]:
         MessageError: a full row has negative precision, by more than the population makes up for.
     """
     rows = (~message.is_vacuous()).nonzero().flatten()
-    message = message[rows[:: 1 + len(rows) // 2000]]
+    message = message[rows[some_of(len(rows), 2000)]]
     info, precision = message.info, message.precision
     if not len(info):
         return info.new_zeros(message.size), info.new_ones(message.size)

@@ -234,6 +234,27 @@ def test_many_rows_take_inducing_points():
 
 
 @pytest.mark.parametrize(
+    ("rows", "kinds", "spread"), [(1500, 2, 1.0), (3100, 4, 0.2)], ids=["population-and-tuning", "inducing"]
+)
+def test_rows_may_come_in_turns(rows, kinds, spread):
+    """Kinds one after the other, over and over: every second or fourth row is of one kind, and any stride is blind."""
+    centres, slopes = 2 * normal(5, 2, kinds, 2), normal(6, kinds, 2, 2)
+
+    def world(seed, count, order):
+        kind, inner = order % kinds, spread * normal(seed, count, 2)[order]
+        second = (inner[:, None] @ slopes[kind]).squeeze(1) + 0.1 * normal(seed + 1, count, 2)[order]
+        views = [centres[0][kind] + inner, centres[1][kind] + second]
+        return [Gaussian(100 * view, torch.full_like(view, 100.0)) for view in views], views
+
+    gains = []
+    for order in (torch.arange(rows), torch.randperm(rows, generator=torch.Generator().manual_seed(0))):
+        module = composer(2, 2, shared=2)
+        fit(module, world(1, rows, order)[0], inducing=130)
+        gains.append(explained(module, *world(9, 200, torch.arange(200))))
+    assert gains[0] > gains[1] - 0.05 and gains[0] > 0.5
+
+
+@pytest.mark.parametrize(
     "case",
     ["one view", "same data", "a single row", "constant", "exact", "unequal"],
     ids=lambda case: case.replace(" ", "-"),

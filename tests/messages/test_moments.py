@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from serket.errors import MessageError
-from serket.messages import Gaussian, pooled_moments
+from serket.messages import Gaussian, pooled_moments, some_of
 
 
 def about(points, full, seed=0, precision=5.0):
@@ -100,3 +100,17 @@ def test_rows_that_hardly_speak_do_not_make_a_population_wide():
     message = Gaussian(lam * z + lam.sqrt() * torch.randn(2000, 1, generator=g, dtype=torch.float64), lam)
     _, variance = pooled_moments(message)
     assert float(message.mean().var()) > 100 and 0.3 < float(variance) < 5
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+def test_rows_that_come_in_turns_are_all_seen(turns):
+    """Kinds one after the other, over and over: neither the moments nor any other part of the rows see one kind only."""
+    rows = 2000 * turns - 1
+    kind = torch.arange(rows) % turns
+    location, variance = pooled_moments(about(10.0 * kind.double().unsqueeze(1), False))
+    torch.testing.assert_close(location[0], 10 * kind.double().mean(), rtol=0.1, atol=0)
+    torch.testing.assert_close(variance[0], 100 * kind.double().var(), rtol=0.1, atol=0)
+    chosen = some_of(rows, 500)
+    assert len(chosen) == 500 and bool((chosen.diff() > 0).all()) and torch.equal(chosen, some_of(rows, 500))
+    assert int(kind[chosen].bincount().min()) > 500 / turns / 2
+    assert torch.equal(some_of(500, 500), torch.arange(500))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from serket.composer.kernel.gaussian_process import rooted, tune
 from serket.composer.kernel.translation import LEAST, Population, Reading, Target, Translator
-from serket.messages import Gaussian
+from serket.messages import Gaussian, some_of
 from serket.protocol import Progress
 
 __all__ = ["Crossing"]
@@ -190,10 +190,10 @@ def _translate(
         group = {name: one for name, one in left.items() if torch.equal(one.rows, rows)}
         left = {name: one for name, one in left.items() if name not in group}
         inputs = source.mean[rows]
-        some = torch.arange(0, len(rows), 1 + (len(rows) - 1) // TUNED)
+        some = some_of(len(rows), TUNED)
         readable = {name: (one.values[some], one.floor) for name, one in group.items()}
         chosen = tune(inputs[some], unread.diagonal(), readable, SCALES, NOISES)
-        points = inputs[torch.arange(0, len(rows), 1 + (len(rows) - 1) // inducing)] if len(rows) > DENSE else None
+        points = inputs[some_of(len(rows), inducing)] if len(rows) > DENSE else None
         roots: dict[tuple[float, float], Tensor] = {}
         for name, target in group.items():
             kernel, noise = chosen[name]

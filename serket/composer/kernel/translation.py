@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serket.composer.kernel.gaussian_process import JITTER, Kernel, Posterior, regress, rooted
-from serket.messages import Gaussian, pooled_moments
+from serket.messages import Gaussian, pooled_moments, some_of
 
 __all__ = ["LEAST", "Population", "Reading", "Target", "Translator"]
 
@@ -50,7 +50,7 @@ class Population:
         mean, variance = pooled_moments(message)
         population = cls(mean, variance.sqrt(), torch.eye(message.size).to(mean))
         told = (~message.is_vacuous()).nonzero().flatten()
-        told = told[:: 1 + len(told) // most]
+        told = told[some_of(len(told), most)]
         if len(told) < 2:
             return population
         for _ in range(steps):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from serket.composer.workspace.time import Scene
+from serket.messages import some_of
 
 __all__ = ["Confidence", "confidence"]
 
@@ -141,8 +142,8 @@ def _errors(start: Confidence, reading: Tensor, held: Scene, looked: Sequence[Te
     looks = _looks(held, start, looked)
     errors = torch.cat([truth - features @ reading for features, truth, _ in looks])
     strength = torch.cat([strength for _, _, strength in looks])
-    stride = 1 + len(errors) // ENOUGH
-    return errors[::stride], strength[::stride]
+    some = some_of(len(errors), ENOUGH)
+    return errors[some], strength[some]
 
 
 def _tuned(errors: Tensor, strength: Tensor, steps: int = 200) -> tuple[float, Tensor, Tensor]:

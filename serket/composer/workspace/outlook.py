@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from serket.messages import Gaussian
+from serket.messages import Gaussian, some_of
 
 __all__ = ["Outlook", "outlook", "residual_covariance", "spread"]
 
@@ -70,8 +70,8 @@ def residual_covariance(told: Gaussian, guess: Tensor, steps: int = 15) -> Tenso
 
     C = mean of Sigma_n + m_n m_n', the moments of N(0, C) times the message about z - guess.
     """
-    stride = 1 + len(guess) // ENOUGH
-    about = _about(told[::stride], guess[::stride])
+    some = some_of(len(guess), ENOUGH)
+    about = _about(told[some], guess[some])
     info, precision = about.info, about.precision
     eye = torch.eye(told.size).to(info)
     covariance = eye
