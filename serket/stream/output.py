@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serket.engine.inference import Inference
@@ -43,6 +43,7 @@ class Output:
         reasons: why it is not OK, worst first.
         latency_ns: from the receipt of the first member until its inference was done.
         revised: whether late readings changed what had gone out.
+        module_ns: by module, how long it took; none where no time passes, so that a replay is the same to the byte.
     """
 
     time_ns: int
@@ -55,3 +56,4 @@ class Output:
     reasons: tuple[str, ...]
     latency_ns: int
     revised: bool = False
+    module_ns: Mapping[str, int] = field(default_factory=dict)

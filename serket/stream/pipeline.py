@@ -224,11 +224,12 @@ class Pipeline:
         )
         used = (*believed, *reused)
         both = {**members, **reused}
+        took = {} if self._service is None else {name: round(1e9 * s) for name, s in inference.seconds.items()}
         return Output(
             moment, self._now, inference, used,
             {name: self._now - both[name].time_ns for name in used},
             {name: both[name].time_ns - moment for name in used},
-            level, reasons, latency, late,
+            level, reasons, latency, late, took,
         )  # fmt: skip
 
     def _account(self, members: Mapping[str, Observation], inference: Inference) -> list[str]:

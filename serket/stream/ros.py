@@ -133,6 +133,13 @@ def _cloud(message: Any) -> Array:
     return np.stack(columns, 1).reshape(-1).astype("f4")
 
 
+def _array(message: Any) -> Array:
+    offset = message.layout.data_offset
+    if offset > len(message.data):
+        raise ValueError(f"data_offset {offset} of {len(message.data)} numbers")
+    return np.array(message.data[offset:])
+
+
 def _audio(message: Any) -> Array:
     data = message.audio.data if hasattr(message, "audio") else message.data
     if len(data) % 2:
@@ -147,8 +154,8 @@ DECODERS: Mapping[str, Callable[[Any], Array]] = {
     "sensor_msgs/msg/JointState": _joints,
     "sensor_msgs/msg/Imu": _imu,
     "sensor_msgs/msg/PointCloud2": _cloud,
-    "std_msgs/msg/Float32MultiArray": lambda message: np.array(message.data),
-    "std_msgs/msg/Float64MultiArray": lambda message: np.array(message.data),
+    "std_msgs/msg/Float32MultiArray": _array,
+    "std_msgs/msg/Float64MultiArray": _array,
     "audio_common_msgs/msg/AudioData": _audio,
     "audio_common_msgs/msg/AudioDataStamped": _audio,
 }

@@ -15,7 +15,7 @@ DIGITS = 6
 
 
 class JsonLines:
-    """Writes outputs as JSON lines; what depends on the machine's speed is left out.
+    """Writes outputs as JSON lines; of a replay, on which no time passes, they depend on nothing but the recording.
 
     A belief is ``{"probs": [...]}``, ``{"mean": [...], "cov": [[...], ...]}`` or ``{"alpha": [...]}``, to six
     significant digits.
@@ -41,6 +41,7 @@ def plain(output: Output) -> dict[str, Any]:
         "age_ns": output.age_ns,
         "skew_ns": output.skew_ns,
         "latency_ns": output.latency_ns,
+        **({"module_ns": dict(output.module_ns)} if output.module_ns else {}),
         "revised": output.revised,
         "beliefs": {name: _belief(belief) for name, belief in told.beliefs.items()},
         "contribution": {name: _short(value) for name, value in told.contribution.items()},

@@ -9,17 +9,28 @@ import time
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 
 COUNT, HZ = int(sys.argv[1]), float(sys.argv[2])
 
 
+def read(array):
+    """Take a MultiArray apart as its layout says; the stamp stands before the offset."""
+    offset, dims = array.layout.data_offset, array.layout.dim
+    return {
+        "stamp": list(array.data[:offset]), "values": list(array.data[offset:]),
+        "sizes": [d.size for d in dims], "strides": [d.stride for d in dims],
+    }  # fmt: skip
+
+
 def main():
     rclpy.init()
     node = rclpy.create_node("robot")
-    heard = []
+    heard, health = [], []
     node.create_subscription(Float64MultiArray, "/serket/motion", heard.append, 10)
+    node.create_subscription(DiagnosticArray, "/serket/health", health.append, 10)
     camera, wheel = node.create_publisher(Image, "/camera/pose", 10), node.create_publisher(JointState, "/wheel", 10)
 
     def until(happened, seconds):
@@ -40,7 +51,9 @@ def main():
         wheel.publish(joints)
         until(lambda due=begun + (k + 1) / HZ: time.monotonic() >= due, 1)
     until(lambda: False, 2)
-    print(json.dumps({"sent": values.tolist(), "heard": [list(one.data) for one in heard]}))
+    told = {"sent": values.tolist(), "heard": [read(one) for one in heard]}
+    told["health"] = [(one.header.stamp.sec, one.header.stamp.nanosec) for one in health]
+    print(json.dumps(told))
     rclpy.shutdown()
 
 

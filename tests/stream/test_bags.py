@@ -76,7 +76,7 @@ def test_beliefs_and_health_in_a_bag(tmp_path):
     assert len(told) == len(outputs) == 60
     for one, output in zip(told, outputs, strict=True):
         belief = output.inference.beliefs["motion"]
-        np.testing.assert_array_equal(one.values[:4], belief.mean()[0].numpy())
+        np.testing.assert_array_equal(one.values[:4], belief.mean()[0].numpy())  # its stamp, in front, is no value
         np.testing.assert_array_equal(one.values[4:].reshape(4, 4), belief.covariance()[0].numpy())
     from rosbags.highlevel import AnyReader
 

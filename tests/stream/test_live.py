@@ -136,10 +136,14 @@ def test_sensors_in_and_beliefs_out():
     assert len(beliefs) == len(health) == len(expected) == 50
     for told, wanted in zip(beliefs, expected, strict=True):
         belief = wanted.inference.beliefs["motion"]
-        np.testing.assert_array_equal(told.data[:4], belief.mean()[0])
-        np.testing.assert_array_equal(told.data[4:].reshape(4, 4), belief.covariance()[0])
+        matrix = told.data[told.layout.data_offset :].reshape(5, 4)
+        np.testing.assert_array_equal(matrix[0], belief.mean()[0])
+        np.testing.assert_array_equal(matrix[1:], belief.covariance()[0])
     assert {one.status[0].message for one in health} == {"OK"}
-    assert [d.label for d in beliefs[0].layout.dim] == ["mean", "covariance"]
+    assert [d.label for d in beliefs[0].layout.dim] == ["mean_covariance", "column"]
+    assert [tuple(one.data[:2]) for one in beliefs] == [divmod(stamp, 10**9) for stamp in stamps]
+    assert [(one.header.stamp.sec, one.header.stamp.nanosec) for one in health] == [divmod(s, 10**9) for s in stamps]
+    assert {"skew_ms.wheel", "contribution.camera", "latency_ms"} <= {pair.key for pair in health[0].status[0].values}
 
 
 def test_large_messages_and_publishers_that_do_not_resend():
@@ -286,7 +290,7 @@ def test_the_command_over_the_wire_until_ctrl_c(tmp_path):
                 for k in range(20):
                     robot.say("/fix", floats([k]))
                     robot.say("/wheel", floats([-k]))
-                    robot.until(lambda k=k: robot.heard and abs(robot.heard[-1].data[0] - k / 1.5) < 1e-3)
+                    robot.until(lambda k=k: robot.heard and abs(robot.heard[-1].data[2] - k / 1.5) < 1e-3)
                 process.send_signal(signal.SIGINT)
                 told = json.loads(process.communicate(timeout=30)[0])
             finally:
@@ -294,7 +298,7 @@ def test_the_command_over_the_wire_until_ctrl_c(tmp_path):
     assert process.returncode == 0
     assert [told["sensors"][key]["received"] for key in ("gps", "wheel")] == [20, 20]
     assert told["sensors"]["gps"]["used"] == 20
-    np.testing.assert_allclose(robot.heard[-1].data[2:], [1 / 3, 0, 0, 1 / 11], rtol=1e-6)
+    np.testing.assert_allclose(robot.heard[-1].data[4:], [1 / 3, 0, 0, 1 / 11], rtol=1e-6)
 
 
 def test_mistakes_on_the_command_line(tmp_path):
@@ -314,7 +318,7 @@ def test_mistakes_on_the_command_line(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rclpy's own imports
 @pytest.mark.parametrize("backend", ["cyclonedds", "rclpy"])
 def test_both_ways_against_a_real_rclpy(backend):
-    """200 messages of two sensors at 50 Hz: all arrive, and every belief arrives there, to the bit."""
+    """200 messages of two sensors at 50 Hz: all arrive, and every belief arrives there, to the bit, with its stamp."""
     if backend == "rclpy" and importlib.util.find_spec("rclpy") is None:
         pytest.skip("run these tests by an interpreter that has rclpy beside Serket")
     pipeline, outputs = open_stream(model(), TOGETHER, service=measured), Keep()
@@ -329,4 +333,8 @@ def test_both_ways_against_a_real_rclpy(backend):
     for heard, output in zip(told["heard"], outputs, strict=True):
         belief = output.inference.beliefs["motion"]
         expected = np.concatenate([belief.mean()[0], belief.covariance()[0].reshape(-1)])
-        np.testing.assert_array_equal(np.array(heard), expected)
+        np.testing.assert_array_equal(np.array(heard["values"]), expected)
+        assert (heard["sizes"], heard["strides"]) == ([5, 4], [20, 4])
+        assert tuple(heard["stamp"]) == divmod(output.time_ns, 10**9)
+    health = [tuple(stamp) for stamp in told["health"]]
+    assert health == [divmod(output.time_ns, 10**9) for output in outputs]
