@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["CLEAR_AFTER", "Health", "Level", "RAISE_AFTER"]
+__all__ = ["CLEAR_AFTER", "Found", "Health", "Level", "RAISE_AFTER"]
 
-RAISE_AFTER = 2  # outputs in a row with a reason, before it counts
-CLEAR_AFTER = 5  # outputs in a row without it, before it is forgotten
+RAISE_AFTER = 2  # times that a reason is found, before it counts
+CLEAR_AFTER = 5  # times in a row that it is not, before it is forgotten
 
 
 class Level(StrEnum):
@@ -18,6 +18,10 @@ class Level(StrEnum):
     OK = "OK"
     DEGRADED = "DEGRADED"
     ERROR = "ERROR"
+
+
+Found = Mapping[tuple[str, str], tuple[Level, str]]
+"""Levels and texts, by the sensor whose readings tell ("": every output tells) and by what it is, which stays."""
 
 
 @dataclass(slots=True)
@@ -32,26 +36,34 @@ class _Reason:
 class Health:
     """Rolls reasons up into one level: the worst of those that hold.
 
-    A reason counts from its second output in a row on, and is forgotten after five in a row without it. An ERROR counts
-    at once.
+    A reason counts from the second time on that it is found, and is forgotten after five times in a row without it, so
+    that one in five is enough to keep it. Outputs are what is counted; of what is wrong with a sensor's readings, only
+    those at which a reading of it was judged: a slow sensor's lie is as much of a lie. An ERROR counts at once.
     """
 
     def __init__(self) -> None:
-        self._reasons: dict[str, _Reason] = {}
+        self._reasons: dict[tuple[str, str], _Reason] = {}
 
-    def update(self, found: Mapping[str, tuple[Level, str]]) -> tuple[Level, tuple[str, ...]]:
-        """Take the reasons found at one output, by a key that stays; return the level and the texts, worst first."""
+    def update(self, found: Found, unheard: Collection[str] = ()) -> tuple[Level, tuple[str, ...]]:
+        """Take what was found at one output; return the level and the texts, worst first.
+
+        Args:
+            found: what is wrong.
+            unheard: sensors of which no reading was judged since the last output: what theirs have stays as it was.
+        """
         for key, (level, text) in found.items():
+            if key[0] in unheard:
+                continue
             reason = self._reasons.setdefault(key, _Reason(level, text))
             reason.level, reason.text, reason.missed = level, text, 0
             reason.seen += 1
             reason.active |= reason.seen >= RAISE_AFTER or level == Level.ERROR
         if not self._reasons:
             return Level.OK, ()
-        for key in [key for key in self._reasons if key not in found]:
+        for key in [key for key in self._reasons if key not in found and key[0] not in unheard]:
             reason = self._reasons[key]
-            reason.seen, reason.missed = 0, reason.missed + 1
-            if reason.missed >= CLEAR_AFTER or not reason.active:
+            reason.missed += 1
+            if reason.missed >= CLEAR_AFTER:
                 del self._reasons[key]
         active = [reason for reason in self._reasons.values() if reason.active]
         active.sort(key=lambda reason: reason.level != Level.ERROR)

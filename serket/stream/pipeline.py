@@ -219,9 +219,8 @@ class Pipeline:
             self.missed_deadlines += 1
             self._symptoms.note("deadline", f"{latency / 1e6:.0f} ms, deadline_ms is {self.entry.deadline_ms:g}")
         self.sets += 1
-        level, reasons = self._health.update(
-            self._symptoms.found(self._now, members if came is None else came, inference)
-        )
+        here = members if came is None else came
+        level, reasons = self._health.update(*self._symptoms.found(self._now, here, members, inference))
         used = (*believed, *reused)
         both = {**members, **reused}
         took = {} if self._service is None else {name: round(1e9 * s) for name, s in inference.seconds.items()}

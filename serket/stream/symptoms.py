@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping
 from serket.engine.inference import Inference
 from serket.graph.stream import StreamEntry, nanoseconds
 from serket.stream.counters import REASONS
-from serket.stream.health import Level
+from serket.stream.health import Found, Level
 from serket.stream.intake import Intake
 
 __all__ = ["Symptoms"]
 
 HARMLESS = ("duplicate", "incomplete")  # the first is dropped rightly, the second told by what lacks
+_Wrong = dict[tuple[str, str], tuple[Level, str]]
 
 
 class Symptoms:
@@ -31,46 +32,59 @@ class Symptoms:
         }
         self._required = {name: entry.sensor(name).required for name in intakes}
         self._least = entry.min_present
-        self._noted: dict[str, tuple[Level, str]] = {}
+        self._noted: _Wrong = {}
+        self._heard: set[str] = set()  # sensors of which a reading was judged since the last output
         self._begun: int | None = None
 
     def dropped(self, name: str, reason: str) -> None:
         """Note that an observation was dropped."""
         if reason not in HARMLESS:
-            self._noted[f"{name}.{reason}"] = (Level.DEGRADED, f"{name}: {REASONS[reason]}")
+            self._heard.add(name)
+            self._noted[name, reason] = (Level.DEGRADED, f"{name}: {REASONS[reason]}")
 
     def note(self, key: str, text: str) -> None:
         """Note anything else."""
-        self._noted[key] = (Level.DEGRADED, f"{key}: {text}")
+        self._noted["", key] = (Level.DEGRADED, f"{key}: {text}")
 
-    def found(self, now: int, members: Collection[str], inference: Inference) -> dict[str, tuple[Level, str]]:
-        """Return what is wrong now, by a key that stays while it lasts; what was noted is then forgotten."""
+    def found(
+        self, now: int, came: Collection[str], inferred: Collection[str], inference: Inference
+    ) -> tuple[Found, Collection[str]]:
+        """Return what is wrong now, and the sensors of which nothing was judged; what was noted is then forgotten.
+
+        Args:
+            now: receipt time.
+            came: the sensors in the set.
+            inferred: those of them whose readings the engine was given.
+            inference: what it said.
+        """
         found, self._noted = self._noted, {}
+        heard, self._heard = self._heard.union(inferred), set()
         if self._begun is None:
             self._begun = now
         for name, intake in self._intakes.items():
             last = intake.last_recv
             quiet = now - (self._begun if last is None else last)
             if quiet > self._limit[name]:
-                found[f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
+                found["", f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
+                heard.add(name)  # what its last readings were like is forgotten then
             elif (idle := now - (intake.last_used or self._begun)) > self._limit[name]:
-                found[f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
+                found["", f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
             elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
                 text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
-                found[f"{name}.rate"] = (Level.DEGRADED, text)
-            if self._required[name] and name not in members:
-                found[f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not in the set")
+                found["", f"{name}.rate"] = (Level.DEGRADED, text)
+            if self._required[name] and name not in came:
+                found["", f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not in the set")
         for name, away in inference.gated.items():
             text = f"{name}: {away:.1f} standard deviations from what the others say"
-            found[f"{name}.gate"] = (Level.DEGRADED, text)
+            found[name, "gate"] = (Level.DEGRADED, text)
         for name, power in inference.beyond.items():
             text = f"{name}: unlike what it was trained on, counts {_share(power)}"
-            found[f"{name}.beyond"] = (Level.DEGRADED, text)
+            found[name, "beyond"] = (Level.DEGRADED, text)
         for name, text in inference.failed.items():
-            found[f"{name}.error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
-        if (count := len(members)) < self._least:
-            found["present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
-        return found
+            found[name, "error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
+        if (count := len(came)) < self._least:
+            found["", "present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
+        return found, self._intakes.keys() - heard
 
     def _grave(self, name: str) -> Level:
         return Level.ERROR if self._required[name] else Level.DEGRADED

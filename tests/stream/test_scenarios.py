@@ -249,9 +249,10 @@ def test_frames_of_nan_never_enter(policy):
     both = frozenset({"touch", "joints"})
     assert masks(outputs) == {both: 10 * SECONDS, CAMERA: 20 * SECONDS, TOUCH: 10 * SECONDS}
     assert dropped(pipeline) == {"camera": {"not_finite": 10 * SECONDS}}
-    # Settled, one set of four hears of it. Approximate, the first two hear of one each, then one or two of four: twice in
-    # a row, and never five in a row without, but at the end.
-    expected = [Level.OK] * SETS if policy == "settled" else [Level.OK] + [Level.DEGRADED] * (SETS - 3) + [Level.OK] * 2
+    # Two frames in five readings count, and never are five in a row without. Settled, the second is heard of by the set of
+    # 100 ms, the fifth; approximate, the sets up to 100 ms wait until then, the second for 33 ms more.
+    clear = 4 if policy == "settled" else 1
+    expected = [Level.OK] * clear + [Level.DEGRADED] * (SETS - clear)
     assert levels(outputs) == expected
 
 

@@ -1,0 +1,107 @@
+"""Which reasons health gives, from when to when: counted in what tells of them, outputs or a sensor's readings."""
+
+import numpy as np
+import pytest
+
+from serket.engine.inference import Inference
+from serket.graph.stream import StreamEntry
+from serket.stream.health import CLEAR_AFTER, Health, Level
+from serket.stream.observation import Observation
+from serket.stream.pipeline import Pipeline
+
+MS = 1_000_000
+SLOW, FAST = 2, 10  # Hz
+
+
+class Says:
+    """An engine that says one thing of the camera's readings, by their number."""
+
+    state = 0
+
+    def __init__(self, wrong, **told):
+        self.wrong, self.told = wrong, told
+
+    def step(self, readings, time_ns, ages_ns):
+        if "camera" not in readings or int(readings["camera"][0]) not in self.wrong:
+            return Inference({})
+        return Inference({}, **{field: {"camera": value} for field, value in self.told.items()})
+
+
+def two(engine, spoilt=(), until=20, slow=SLOW, **options):
+    """Ten seconds of a camera at 2 Hz, 1 ms after the wheel at 10; a reading is its number. A set per reading of the wheel."""
+    sensors = {"camera": {"expect_hz": [1, 3]}, "wheel": {"expect_hz": [9, 11]}}
+    entry = StreamEntry.model_validate({"policy": "approximate", "timeout_ms": 50.0, "sensors": sensors} | options)
+    found = [Observation("wheel", i * 100 * MS, i * 100 * MS, np.zeros(1)) for i in range(10 * FAST)]
+    for i in range(min(until, int(10 * slow))):
+        value = np.full(1, np.nan if i in spoilt else float(i))
+        stamp = round(i * 1e9 / slow)
+        found.append(Observation("camera", stamp, stamp + MS, value))
+    pipeline = Pipeline(entry, {"camera": 1, "wheel": 1}, engine)
+    return list(pipeline.run(sorted(found, key=lambda o: o.recv_ns)))
+
+
+TOLD = {
+    "gated": (9.5, "camera: 9.5 standard deviations from what the others say"),
+    "beyond": (0.25, "camera: unlike what it was trained on, counts 25%"),
+    "failed": ("the lens is gone", "camera: its module failed: the lens is gone"),
+}
+
+
+@pytest.mark.parametrize("field", TOLD)
+def test_a_slow_sensor_is_judged_by_its_readings(field):
+    """Readings 4 to 9 of the camera, at 2.0 to 4.5 s: the second, at 2.5 s, counts; 10 to 14 are well, 7.0 s forgets."""
+    value, text = TOLD[field]
+    outputs = two(Says(range(4, 10), **{field: value}))
+    told = [text in o.reasons for o in outputs]
+    assert [o.time_ns // MS for o in outputs] == list(range(0, 10_000, 100))
+    assert told == [25 <= k < 70 for k in range(100)]
+
+
+def test_one_lie_is_none_and_two_far_apart_are_none():
+    assert not any(o.reasons for o in two(Says({4}, gated=9.5)))
+    assert not any(o.reasons for o in two(Says({4, 10}, gated=9.5))), "five were well between"
+    assert any(o.reasons for o in two(Says({4, 9}, gated=9.5))), "four were"
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_frames_of_nan_in_turn_with_good_ones_are_reported(every):
+    """The camera's second NaN is heard of by the set of its time, and never are there five without."""
+    outputs = two(Says(()), spoilt=range(0, 20, every))
+    first = every * FAST // SLOW
+    assert [o.level for o in outputs] == [Level.OK] * first + [Level.DEGRADED] * (100 - first)
+    assert {o.reasons for o in outputs[first:]} == {("camera: NaN or infinity in it",)}
+
+
+def test_a_lie_that_is_used_again_is_told_once():
+    entry = {"policy": "latest", "timeout_ms": 600.0}
+    assert not any(o.reasons for o in two(Says({4}, gated=9.5), **entry))
+    assert any("camera: 9.5" in reason for o in two(Says({4, 5}, gated=9.5), **entry) for reason in o.reasons)
+
+
+def test_a_sensor_that_falls_silent_is_not_judged_for_ever_by_its_last_readings():
+    """Lies at 1.0 and 1.5 s, then nothing: silent after 2 s, of which five outputs forget the lies. Sets wait for 50 ms."""
+    outputs = two(Says({2, 3}, gated=9.5), until=4)
+    assert ["camera: 9.5" in o.reasons[0] if o.reasons else False for o in outputs] == [
+        15 <= k < 39 for k in range(100)
+    ]
+    assert [any("silent" in r for r in o.reasons) for o in outputs] == [k >= 36 for k in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("slow", "told", "first"), [(0.8, "0.8", 6300), (0.95, "", 0), (2, "", 0), (3.25, "", 0), (5, "5.0", 1100)]
+)
+def test_a_rate_that_is_not_expected_is_reported(slow, told, first):
+    """Of 1 to 3 Hz, a tenth is allowed; five intervals tell, to 6.25 and 1.0 s; the second output from then on counts."""
+    outputs = two(Says(()), slow=slow, until=100)
+    wrong = [o for o in outputs if told and o.time_ns >= first * MS]
+    assert {o.reasons for o in wrong} == ({(f"camera: {told} Hz, expected 1 to 3",)} if told else set())
+    assert [o.level for o in outputs] == [Level.OK] * (len(outputs) - len(wrong)) + [Level.DEGRADED] * len(wrong)
+
+
+def test_reasons_are_the_worst_first_and_an_error_counts_at_once():
+    health = Health()
+    bad, worse = (Level.DEGRADED, "bad"), (Level.ERROR, "worse")
+    assert health.update({("", "a"): bad}) == (Level.OK, ())
+    assert health.update({("", "a"): bad, ("", "b"): worse}) == (Level.ERROR, ("worse", "bad"))
+    after = [health.update({}) for _ in range(CLEAR_AFTER)]
+    assert after[:-1] == [(Level.ERROR, ("worse", "bad"))] * (CLEAR_AFTER - 1) and after[-1] == (Level.OK, ())
