@@ -77,7 +77,7 @@ class ConvergenceWarning(UserWarning):
 
 
 class DataWarning(UserWarning):
-    """Rows were set aside or masks widened; the text counts them."""
+    """Rows were set aside, masks widened, or something that was asked for is not there; the text says which."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:

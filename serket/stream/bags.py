@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from serket.errors import DataError, suggestion
+from serket.errors import DataError, DataWarning, suggestion
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import messages_of
-from serket.stream.ros import shaped, stamp_of, typestore
+from serket.stream.ros import named, shaped, stamp_of, typestore
 
 __all__ = ["BagSink", "from_bag", "is_bag"]
 
+KINDS = (".mcap", ".db3")
+
 
 def is_bag(path: str | Path) -> bool:
-    """Tell whether this is a ROS 2 bag: a folder with metadata.yaml, or an .mcap or .db3 file."""
+    """Tell whether this is a ROS 2 bag: an .mcap or .db3 file, or a folder with one or with metadata.yaml."""
     path = Path(path)
-    return (path / "metadata.yaml").is_file() or path.suffix in (".mcap", ".db3")
+    return path.suffix in KINDS or (path / "metadata.yaml").is_file() or bool(_parts(path))
 
 
 def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observation]:
     """Yield the observations of a bag, in the order of receipt.
 
+    Files without their metadata.yaml, as of a recording that was not ended, are read as they are.
+
     Args:
-        path: the folder of the bag.
-        topics: by sensor; a sensor whose topic is not in the bag is missing, if another is there.
+        path: the folder of the bag, or its file.
+        topics: by sensor, with or without the first slash; a sensor whose topic is not in the bag is missing, if
+            another is there.
 
     Raises:
         DataError: no such topic, a type that cannot be read, or a damaged bag.
     """
-    from rosbags.highlevel import AnyReader, AnyReaderError
-    from rosbags.rosbag2 import ReaderError
+    from rosbags.highlevel import AnyReader
 
     store, path = typestore(), Path(path)
-    folder = path if path.is_dir() else path.parent
-    damaged = (AnyReaderError, ReaderError, OSError, ValueError, KeyError, IndexError, AssertionError)
+    files = _files(path)
     try:
-        reader = AnyReader([folder], default_typestore=store)
+        reader = AnyReader(files, default_typestore=store)
         reader.open()
     except Exception as error:
-        raise DataError(
-            "the bag cannot be opened", where=str(path), found=_told(error), fix="try ros2 bag reindex on it"
-        ) from None
+        where = str(path if len(files) > 1 else files[0])
+        raise DataError("the bag cannot be opened", where=where, found=_told(error), fix=_mending(path)) from None
     try:
-        known = {connection.topic: connection.msgtype for connection in reader.connections}
-        wanted = {topic: key for key, topic in topics.items() if topic in known}
-        if not wanted:
-            missing = next(iter(topics.values()))
-            raise DataError(
-                "the bag has none of the sensors' topics",
-                where=str(path),
-                expected=" or ".join(topics.values()),
-                available=[f"{topic} ({kind})" for topic, kind in known.items()],
-                fix=suggestion(missing, known) or "name them in the graph: stream: {sensors: {KEY: {topic: ...}}}",
-            )
-        chosen = [connection for connection in reader.connections if connection.topic in wanted]
+        if path.is_dir() and files != [path]:
+            names = ", ".join(file.name for file in files)
+            text = f"{path} has no metadata.yaml, as a recording that was not ended: {names} is read without it"
+            warnings.warn(f"{text}; {_indexing(path)} writes it", DataWarning, stacklevel=2)
+        known = {named(connection.topic): connection.msgtype for connection in reader.connections}
+        wanted = {named(topic): key for key, topic in topics.items()}
+        there = [f"{topic} ({kind})" for topic, kind in known.items()]
+        if missing := [topic for topic in wanted if topic not in known]:
+            fix = next((text for topic in missing if (text := suggestion(topic, known))), None)
+            if len(missing) == len(wanted):
+                raise DataError(
+                    "the bag has none of the sensors' topics",
+                    where=str(path),
+                    expected=" or ".join(wanted),
+                    available=there,
+                    fix=fix or f"name them: --topic {wanted[missing[0]]}=/NAME",
+                )
+            text = f"{path}: no topic {', '.join(missing)}; there are {', '.join(there)}"
+            fix = fix or f"if one is {wanted[missing[0]]}'s, say so: --topic {wanted[missing[0]]}=/NAME"
+            warnings.warn(f"{text}; {fix}", DataWarning, stacklevel=2)
+        chosen = [connection for connection in reader.connections if named(connection.topic) in wanted]
         messages = reader.messages(connections=chosen)
         while True:
             try:
@@ -65,17 +77,17 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
                 message = reader.deserialize(raw, connection.msgtype)
             except StopIteration:
                 return
-            except damaged as error:
+            except Exception as error:  # of rosbags, of apsw, of whatever a damaged byte leads to
                 raise DataError(
                     "the bag ends in the middle of a message",
                     where=str(path),
                     found=_told(error),
-                    fix="it was cut short; ros2 bag reindex saves what came before",
+                    fix=f"it was cut short; {_mending(path)}",
                 ) from None
             where = f"{path}: {connection.topic}"
             stamp, values = stamp_of(message), shaped(message, where)
             stamp = received if stamp is None else stamp
-            yield Observation.of(wanted[connection.topic], stamp, received, values)
+            yield Observation.of(wanted[named(connection.topic)], stamp, received, values)
     finally:
         reader.close()
 
@@ -118,6 +130,36 @@ class BagSink:
         if topic not in self._topics:
             self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
         self._writer.write(self._topics[topic], moment, self._store.serialize_cdr(message, kind))
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*") if file.suffix in KINDS)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return what to open: the folder where it has its metadata, else the files alone."""
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise DataError("the bag cannot be opened", where=str(path), found="nothing is there", fix="check the path")
+    if (folder / "metadata.yaml").is_file():
+        return [folder]
+    files = _parts(path) if path.is_dir() else [path]
+    if not files:
+        found = "neither metadata.yaml nor a file that ends in .mcap or .db3"
+        raise DataError("the bag cannot be opened", where=str(path), found=found, fix="name the folder of a bag")
+    return files
+
+
+def _mending(path: Path) -> str:
+    """Return how to save what is in a damaged bag."""
+    mcap = path.suffix == ".mcap" or any(file.suffix == ".mcap" for file in _parts(path))
+    return f"{'mcap recover FILE -o NEW saves what came before; then ' if mcap else ''}{_indexing(path)}"
+
+
+def _indexing(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    kind = "mcap" if any(file.suffix == ".mcap" for file in _parts(folder)) else "sqlite3"
+    return f"ros2 bag reindex -s {kind} {folder}"
 
 
 def _told(error: Exception) -> str:

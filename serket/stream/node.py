@@ -14,7 +14,7 @@ from serket.stream.mailbox import Mailbox
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import BELIEF, HEALTH, HEALTH_TOPIC, messages_of
-from serket.stream.ros import DECODERS, shaped, stamp_of, typestore
+from serket.stream.ros import DECODERS, named, shaped, stamp_of, typestore
 from serket.stream.wire import Offer, Wire, open_wire
 
 __all__ = ["Node"]
@@ -51,7 +51,7 @@ class Node:
     ) -> None:
         self._store = typestore()
         self.wire = wire or open_wire()
-        self.topics = {key: topic if topic.startswith("/") else f"/{topic}" for key, topic in topics.items()}
+        self.topics = {key: named(topic) for key, topic in topics.items()}
         self.mailbox = Mailbox({key: entry.sensor(key).queue for key in topics})
         self._tell, self._told = tell, set[str]()
         self._heard: set[str] = set()

@@ -14,7 +14,7 @@ from serket.errors import DataError, SerketError
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
-__all__ = ["DECODERS", "decoded", "shaped", "stamp_of", "typestore"]
+__all__ = ["DECODERS", "decoded", "named", "shaped", "stamp_of", "typestore"]
 
 Array = npt.NDArray[Any]
 PIXELS: Mapping[str, tuple[str, int]] = {
@@ -46,6 +46,11 @@ def typestore() -> Typestore:
     for name, definition in AUDIO.items():
         store.register(get_types_from_msg(definition, name))
     return store
+
+
+def named(topic: str) -> str:
+    """Return a topic's full name: of the root, if nothing else is said."""
+    return topic if topic.startswith("/") else f"/{topic}"
 
 
 def decoded(message: Any, where: str) -> Array:

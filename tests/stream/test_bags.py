@@ -1,12 +1,13 @@
 """ROS 2 bags of both kinds, written and read back; every message type to the number; what is wrong with a bag."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serket.errors import DataError
+from serket.errors import DataError, DataWarning
 from serket.stream import from_arrays, open_stream
 from serket.stream.bags import BagSink, from_bag, is_bag
 from serket.stream.play import play
@@ -197,7 +198,16 @@ def test_topics_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match="none of the sensors' topics") as caught:
         list(from_bag(path, {"camera": "/camera/pos"}))
     assert "/camera/pose (sensor_msgs/msg/JointState)" in str(caught.value)
-    assert len(list(from_bag(path, TOPICS | {"camera": "/gone"}))) == 3, "one sensor may be missing"
+    with pytest.warns(DataWarning, match="no topic /camera/pos; there are /camera/pose ") as told:
+        assert len(list(from_bag(path, TOPICS | {"camera": "/camera/pos"}))) == 3, "one sensor may be missing"
+    assert "did you mean '/camera/pose'?" in str(told[0].message)
+    with pytest.warns(DataWarning, match="if one is camera's, say so: --topic camera=/NAME"):
+        list(from_bag(path, TOPICS | {"camera": "/gone"}))
+
+
+def test_a_topic_needs_no_slash(tmp_path):
+    path = bag(tmp_path / "bag", rosbag2.StoragePlugin.MCAP, list(from_arrays(recording(), KEYS))[:4])
+    assert len(list(from_bag(path, {"camera": "camera/pose", "wheel": "wheel"}))) == 4
 
 
 def test_a_topic_of_another_type(tmp_path):
@@ -207,7 +217,7 @@ def test_a_topic_of_another_type(tmp_path):
         connection = writer.add_connection("/wheel", told.__msgtype__, typestore=STORE)
         writer.write(connection, 5, STORE.serialize_cdr(told, told.__msgtype__))
     with pytest.raises(DataError, match="type std_msgs/msg/String cannot be read") as caught:
-        list(from_bag(path, TOPICS))
+        list(from_bag(path, {"wheel": "/wheel"}))
     assert f"{path}: /wheel" in str(caught.value)
 
 
@@ -221,7 +231,32 @@ def test_a_truncated_bag(tmp_path, plugin):
     assert "reindex" in str(caught.value)
 
 
+@pytest.mark.parametrize("plugin", list(rosbag2.StoragePlugin), ids=lambda plugin: plugin.name)
+def test_a_recording_that_was_not_ended_has_no_metadata(tmp_path, plugin):
+    path = bag(tmp_path / "bag", plugin, list(from_arrays(recording(), KEYS)))
+    whole = [(o.sensor, o.recv_ns, o.values.tolist()) for o in from_bag(path, TOPICS)]
+    (path / "metadata.yaml").unlink()
+    assert is_bag(path)
+    with pytest.warns(DataWarning, match=r"no metadata.yaml.* is read without it; ros2 bag reindex -s"):
+        told = list(from_bag(path, TOPICS))
+    assert [(o.sensor, o.recv_ns, o.values.tolist()) for o in told] == whole
+    file = next(iter(path.iterdir()))
+    assert is_bag(file)
+    assert [(o.sensor, o.recv_ns, o.values.tolist()) for o in from_bag(file, TOPICS)] == whole
+    file.write_bytes(file.read_bytes()[:-4000])
+    with (
+        pytest.raises(DataError, match=r"the bag (cannot be opened|ends in the middle)") as caught,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        list(from_bag(path, TOPICS))
+    assert "ros2 bag reindex -s" in str(caught.value) and str(path) in str(caught.value)
+
+
 def test_no_bag(tmp_path):
-    with pytest.raises(DataError, match="cannot be opened"):
+    with pytest.raises(DataError, match="cannot be opened") as caught:
         list(from_bag(tmp_path / "nothing", TOPICS))
+    assert "check the path" in str(caught.value)
     assert not is_bag(tmp_path)
+    with pytest.raises(DataError, match="neither metadata.yaml nor a file"):
+        list(from_bag(tmp_path, TOPICS))
