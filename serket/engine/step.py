@@ -32,7 +32,7 @@ MOST_STEPS = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Carried:
-    """What goes from one set to the next: per module over time what the past says, and the time of the last set."""
+    """What goes from one set to the next: per module over time what the past says, and the time of that row."""
 
     filters: Mapping[str, Any]
     time_ns: int | None = None
@@ -41,9 +41,10 @@ class Carried:
 class Stepper:
     """Infers single sets as :func:`serket.engine.run` infers a batch of one row, without computing evidence.
 
-    With modules over time (:class:`serket.Filters`) the prior of their variables is what the past says; one row is one
-    ``frame_ns``, and a gap of several is predicted across. On a graph with a cycle, messages start where they were at
-    the last set. Memory does not grow.
+    With modules over time (:class:`serket.Filters`) the prior of their variables is what the past says; rows are one
+    ``frame_ns`` apart, counted from the first set. A set belongs to the row nearest to it: a gap of several is
+    predicted across, several sets of one row tell of one state, and a set of before tells of the row that stands. On a
+    graph with a cycle, messages start where they were at the last set. Memory does not grow.
 
     Args:
         graph: who is bound to what.
@@ -97,6 +98,7 @@ class Stepper:
         self._blank: dict[Edge, Message] | None = None
         self._last: dict[str, tuple[Any, Message]] = {}  # readings that policy `latest` may use again
         self.state = Carried({name: None for name in self.plan.filters})
+        self.carries = bool(self.plan.filters)
 
     def step(
         self, readings: Mapping[str, Any], time_ns: int = 0, ages_ns: Mapping[str, int] | None = None
@@ -111,7 +113,7 @@ class Stepper:
         seconds: dict[str, float] = {}
         failed: dict[str, str] = {}
         self._beyond = {}
-        priors, carried = self._priors(time_ns)
+        priors, carried, row_ns = self._priors(time_ns)
         said: dict[Edge, Message] = {}
         evidence: dict[str, Evidence] = {}
         for key, values in readings.items():
@@ -130,22 +132,27 @@ class Stepper:
             module = cast(Filters, self.modules[name])
             said_now = self._fold(variable, messages, {})
             after[name] = module.updated(carried[name], {port: projected(said_now)}) if said_now else carried[name]
-        self.state = Carried(after, time_ns)
+        self.state = Carried(after, row_ns)
         return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond)
 
-    def _priors(self, time_ns: int) -> tuple[Mapping[str, Message], dict[str, Any]]:
-        """Return the priors of this set and what they were told from."""
+    def start_anew(self) -> None:
+        """Let time go on from the next set, whatever its clock says: it is the next row."""
+        self.state = Carried(self.state.filters)
+
+    def _priors(self, time_ns: int) -> tuple[Mapping[str, Message], dict[str, Any], int]:
+        """Return the priors of this set, what they were told from, and the time of its row."""
         if not self.plan.filters:
-            return self.plan.priors, {}
-        last, steps = self.state.time_ns, 1
-        if last is not None and self._frame is not None:
-            steps = min(max(round((time_ns - last) / self._frame), 0), MOST_STEPS)
+            return self.plan.priors, {}, time_ns
+        last, frame, steps = self.state.time_ns, self._frame, 1
+        if last is not None and frame is not None:
+            steps = max((2 * (time_ns - last) + frame) // (2 * frame), 0)  # to the nearest row, without loss
+            time_ns = last + steps * frame
         priors, carried = dict(self.plan.priors), {}
         for name, (port, variable) in self.plan.filters.items():
             module = cast(Filters, self.modules[name])
-            carried[name] = module.predicted(self.state.filters[name], steps)
+            carried[name] = module.predicted(self.state.filters[name], min(steps, MOST_STEPS))
             priors[variable] = module.told(carried[name])[port].to(self.dtype, self.device)
-        return priors, carried
+        return priors, carried, time_ns
 
     def _read(
         self,

@@ -62,13 +62,14 @@ class StreamEntry(_Strict):
     max_in_flight: int = Field(4, ge=1, description="sets that may wait for the modules; of more the oldest goes")
     deadline_ms: Milliseconds | None = Field(None, description="latency budget of a set; a miss is reported")
     late: Literal["drop", "reprocess"] = "drop"
-    history_ms: Milliseconds = Field(0.0, description="how far back late observations are reprocessed")
+    history_ms: Milliseconds = Field(0.0, description="how far back late observations are reprocessed; at most jump_ms")
     tau_ms: Annotated[float, Field(gt=0)] | None = Field(
         None, description="policy latest: a reading reused at age a counts as its message to the power exp(-a / tau)"
     )
     jump_ms: Annotated[float, Field(gt=0)] = Field(1000.0, description="a stamp so far off its clock is not believed")
     silence_ms: Annotated[float, Field(gt=0)] = Field(
-        1000.0, description="a sensor without expect_hz is silent after this; all silent, a prediction goes out"
+        1000.0,
+        description="a sensor without expect_hz is silent after this; nothing usable so long, a prediction goes out",
     )
     frame_ms: Annotated[float, Field(gt=0)] | None = Field(
         None, description="from one row to the next where modules over time were fitted; else each set is the next row"
@@ -80,6 +81,11 @@ class StreamEntry(_Strict):
     def _consistent(self) -> StreamEntry:
         if self.late == "reprocess" and self.history_ms == 0:
             raise ValueError("late: reprocess needs history_ms above zero, how far back to go; write history_ms: 500")
+        if self.late == "reprocess" and self.jump_ms < self.history_ms:
+            raise ValueError(
+                f"late: reprocess goes back {self.history_ms:g} ms (history_ms), but what comes more than "
+                f"{self.jump_ms:g} ms late (jump_ms) is not believed; write jump_ms: {self.history_ms:g}"
+            )
         if self.tau_ms is not None and self.policy != "latest":
             raise ValueError(
                 "tau_ms is of policy latest, for no other reuses a reading; remove it, or write policy: latest"

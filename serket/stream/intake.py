@@ -12,7 +12,7 @@ from serket.stream.observation import Observation
 
 __all__ = ["Intake"]
 
-RECENT = 256  # stamps remembered to tell a duplicate from what is only out of order
+RECENT = 256  # stamps remembered at least, to tell a duplicate from what is only out of order
 _by_time = attrgetter("time_ns")
 
 
@@ -24,13 +24,15 @@ class Intake:
     believed by more than ``jump_ms``, until :meth:`trust` is called.
     """
 
-    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", 
-                 "count", "doubted", "history", "intervals", "last_recv", "last_used", "name", "offset")  # fmt: skip
+    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", "count",
+                 "doubted", "history", "intervals", "last_recv", "last_used", "name", "offset", "patience")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
         self.name, self.count = name, Count()
         self.offset, self._reorder = round(entry.offset_ms * 1e6), nanoseconds(entry.reorder_ms)
         self._jump = nanoseconds(stream.jump_ms)
+        hz = entry.expect_hz
+        self.patience = round(2e9 / hz[0]) if hz else nanoseconds(stream.silence_ms)  # then it is silent
         self.history = nanoseconds(stream.history_ms) if stream.late == "reprocess" else 0
         self._buffer: list[Observation] = []
         self._recent: set[int] = set()
@@ -95,6 +97,10 @@ class Intake:
         """Give up the oldest one waiting here."""
         return self._buffer.pop(0) if self._buffer else None
 
+    def speaks(self, now: int) -> bool:
+        """Tell whether it has been heard, and is not silent."""
+        return self.last_recv is not None and now - self.last_recv <= self.patience
+
     def trust(self) -> None:
         """Believe the clock as the next observation has it, forgetting what was."""
         self._lag, self.doubted = None, False
@@ -112,5 +118,6 @@ class Intake:
     def _remember(self, time: int) -> None:
         self._recent.add(time)
         self._order.append(time)
-        if len(self._order) > RECENT:
+        oldest = self._newest - max(self.history, self._reorder)  # before it, none is taken
+        while len(self._order) > RECENT and self._order[0] < oldest:
             self._recent.discard(self._order.popleft())

@@ -13,9 +13,13 @@ __all__ = ["Engine", "Output"]
 
 
 class Engine(Protocol):
-    """Infers from one set after another; its state is what it carries from one to the next."""
+    """Infers from one set after another; its state is what it carries from one to the next.
+
+    ``carries`` tells whether that is what readings said: then each may enter once.
+    """
 
     state: Any
+    carries: bool
 
     def step(self, readings: Mapping[str, Any], time_ns: int, ages_ns: Mapping[str, int]) -> Inference:
         """Infer from readings by sensor, about the time ``time_ns``.
@@ -25,6 +29,10 @@ class Engine(Protocol):
             time_ns: the time of the set.
             ages_ns: of readings that are used again, how old they are; others are fresh.
         """
+        ...
+
+    def start_anew(self) -> None:
+        """The sensors' clocks have jumped: let time go on from the next set, whatever its time is."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,13 +23,14 @@ from serket.stream.synchroniser import Set, Synchroniser
 
 __all__ = ["Pipeline"]
 
+NOTHING: Mapping[str, Observation] = MappingProxyType({})
 MOST_PREDICTIONS = 10  # in one step of time: a clock that jumps by years is not followed second by second
 
 
 class Pipeline:
     """Intake, synchroniser, engine and health of one graph. It has no clock and no thread: time is what it is told.
 
-    Nothing waits for ever: a set goes out at its deadline with what it has, and when every sensor has been silent for
+    Nothing waits for ever: a set goes out at its deadline with what it has, and when nothing usable has come for
     ``silence_ms`` a prediction goes out. Nothing is lost without a reason: ``counts`` add up after every call.
 
     Args:
@@ -55,12 +57,15 @@ class Pipeline:
         self._queues = {name: entry.sensor(name).queue for name in widths}
         self._required = frozenset(name for name in widths if entry.sensor(name).required)
         self._symptoms, self._health = Symptoms(entry, self.intakes), Health()
-        self._history = History(engine, nanoseconds(entry.history_ms)) if entry.late == "reprocess" else None
+        self._history = None
+        if entry.late == "reprocess":
+            self._history = History(engine, nanoseconds(entry.history_ms), self._complete)
         self._ready: deque[Set] = deque()
         self._clocks: dict[str, str] = {}
         self._now = self._busy = -(1 << 63)
         self._silence = nanoseconds(entry.silence_ms)
-        self._speaks: int | None = None  # when something was last received or said
+        self._speaks: int | None = None  # when something was last taken in or said
+        self._newest: tuple[int, int] | None = None  # the latest stamp, and when it was received
 
     def run(self, observations: Iterable[Observation]) -> Iterator[Output]:
         """Take observations in the order of receipt, until there are no more."""
@@ -81,12 +86,15 @@ class Pipeline:
                 fix=suggestion(name, self.intakes) or "name its topic: stream: {sensors: {KEY: {topic: ...}}}",
             )
         self._check_clock(observation)
-        self._speaks = self._now
+        if self._speaks is None:
+            self._speaks = self._now
         released, reason = intake.take(observation)
         if reason:
             self._drop(name, reason)
-            if reason == "clock" and all(other.doubted for other in self.intakes.values() if other.last_recv):
-                outputs += self._start_anew()
+            if reason == "clock" and all(other.doubted for other in self.intakes.values() if other.speaks(self._now)):
+                outputs += self._start_anew(observation)
+        if reason != "clock" and (self._newest is None or observation.time_ns >= self._newest[0]):
+            self._newest = observation.time_ns, observation.recv_ns
         for one in released:
             outputs += self._enter(one)
         return outputs
@@ -105,7 +113,7 @@ class Pipeline:
             if self._speaks is not None and self._now >= self._speaks + self._silence:
                 predicted += 1
                 self._speaks = self._now if predicted < MOST_PREDICTIONS else now
-                outputs.append(self._emit(self._now, {}, {}, self._now))
+                outputs.append(self._emit(self._measured(self._now), {}, {}, self._now, ()))
         self._now = max(self._now, now)
         return outputs
 
@@ -165,6 +173,7 @@ class Pipeline:
                 self._drop(name, "late", held=True)
                 return outputs
             sets = [Set(one, 0, late=True)]
+        self._speaks = self._now
         return outputs + self._go(sets)
 
     def _go(self, sets: list[Set]) -> list[Output]:
@@ -185,12 +194,16 @@ class Pipeline:
         return outputs
 
     def _infer(self, one: Set) -> Output:
-        lacking = self._required - one.members.keys()
-        complete = not lacking and len(one.members) >= self.entry.min_present
-        if one.late or complete:
-            return self._emit(one.time_ns, one.members, one.reused, one.opened_ns, late=one.late)
+        there = {**one.reused, **one.members}
+        if one.late:
+            return self._revise(one)
+        if self._complete(there):
+            return self._emit(one.time_ns, one.members, one.reused, one.opened_ns, there)
         self._settle(one, "incomplete")
-        return self._emit(one.time_ns, {}, {}, one.opened_ns, came=one.members)
+        return self._emit(one.time_ns, {}, {}, one.opened_ns, there, withheld=one.members)
+
+    def _complete(self, names: Collection[str]) -> bool:
+        return len(names) >= self.entry.min_present and self._required.issubset(names)
 
     def _emit(
         self,
@@ -198,42 +211,70 @@ class Pipeline:
         members: Mapping[str, Observation],
         reused: Mapping[str, Observation],
         opened: int,
-        late: bool = False,
-        came: Collection[str] | None = None,
+        there: Collection[str],
+        withheld: Mapping[str, Observation] = NOTHING,
     ) -> Output:
         start = time.perf_counter()
-        if late and self._history is not None:
-            inference, moment = self._history.revise(members, moment)
-            self.revisions += 1
-        else:
-            readings = {name: o.values for name, o in {**members, **reused}.items()}
-            ages = {name: self._now - o.time_ns for name, o in reused.items()}
-            if self._history is not None:
-                self._history.keep(readings, moment, ages)
-            inference = self.engine.step(readings, moment, ages)
+        again = {} if reused and self.engine.carries else reused  # what is carried has heard them
+        readings = {name: one.values for name, one in {**members, **again}.items()}
+        ages = {name: self._now - one.time_ns for name, one in again.items()}
+        if self._history is not None:
+            self._history.keep(readings, moment, ages, withheld)
+        inference = self.engine.step(readings, moment, ages)
+        self._spend(start)
+        used = self._account(members, inference)
+        used |= {n: one for n, one in again.items() if n not in inference.gated and n not in inference.failed}
+        return self._output(moment, inference, inference, used, there, members, opened)
+
+    def _revise(self, late: Set) -> Output:
+        assert self._history is not None
+        start = time.perf_counter()
+        found = self._history.revise(late.members, late.time_ns)
+        self._spend(start)
+        self.revisions += 1
+        if not found.heard:
+            self._settle(late, "incomplete")
+        for name in found.heard.keys() - late.members.keys():  # dropped until now, for its set was not complete
+            self.counts[name].dropped["incomplete"] -= 1
+            self.counts[name].held += 1
+        used = self._account(found.heard, found.own)
+        moment, there, heard = found.time_ns, found.there, found.heard
+        return self._output(moment, found.inference, found.own, used, there, heard, late.opened_ns, revised=True)
+
+    def _spend(self, start: float) -> None:
         if self._service is not None:
             self._busy = self._now + self._service(time.perf_counter() - start)
-        believed = self._account(members, inference)
+
+    def _output(
+        self,
+        moment: int,
+        inference: Inference,
+        own: Inference,
+        used: Mapping[str, Observation],
+        there: Collection[str],
+        judged: Collection[str],
+        opened: int,
+        revised: bool = False,
+    ) -> Output:
+        """Make an output: the health is that of the set that was heard, ``own``."""
         latency = max(self._busy, self._now) - opened
         if self.entry.deadline_ms is not None and latency > nanoseconds(self.entry.deadline_ms):
             self.missed_deadlines += 1
             self._symptoms.note("deadline", f"{latency / 1e6:.0f} ms, deadline_ms is {self.entry.deadline_ms:g}")
         self.sets += 1
-        here = members if came is None else came
-        level, reasons = self._health.update(*self._symptoms.found(self._now, here, members, inference))
-        used = (*believed, *reused)
-        both = {**members, **reused}
+        level, reasons = self._health.update(*self._symptoms.found(self._now, there, judged, own))
         took = {} if self._service is None else {name: round(1e9 * s) for name, s in inference.seconds.items()}
         return Output(
-            moment, self._now, inference, used,
-            {name: self._now - both[name].time_ns for name in used},
-            {name: both[name].time_ns - moment for name in used},
-            level, reasons, latency, late, took,
+            moment, self._now, inference, tuple(used),
+            {name: self._now - one.time_ns for name, one in used.items()},
+            {name: one.time_ns - moment for name, one in used.items()},
+            level, reasons, latency, revised, took,
         )  # fmt: skip
 
-    def _account(self, members: Mapping[str, Observation], inference: Inference) -> list[str]:
-        believed = []
-        for name in members:
+    def _account(self, members: Mapping[str, Observation], inference: Inference) -> dict[str, Observation]:
+        """Settle readings that were inferred from; return those that were believed."""
+        believed = {}
+        for name, one in members.items():
             count = self.counts[name]
             count.held -= 1
             if name in inference.failed:
@@ -243,16 +284,26 @@ class Pipeline:
             else:
                 count.used += 1
                 self.intakes[name].last_used = self._now
-                believed.append(name)
+                believed[name] = one
         return believed
 
-    def _start_anew(self) -> list[Output]:
+    def _start_anew(self, first: Observation) -> list[Output]:
         """Every clock has jumped: send out what is open, and believe the clocks as they are now."""
         outputs = self._go(self.synchroniser.flush())
+        while self._ready:
+            outputs.append(self._infer(self._ready.popleft()))
         for intake in self.intakes.values():
             intake.trust()
+        self.engine.start_anew()
+        if self._history is not None:
+            self._history.forget()
+        self._newest = first.time_ns, first.recv_ns
         self.clock_resets += 1
         return outputs
+
+    def _measured(self, now: int) -> int:
+        """Return what the sensors' clocks say when it is ``now`` by receipt."""
+        return now if self._newest is None else self._newest[0] + now - self._newest[1]
 
     def _check_clock(self, observation: Observation) -> None:
         """Refuse two clocks whose difference nobody has stated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from serket.engine.inference import Inference
-from serket.graph.stream import StreamEntry, nanoseconds
+from serket.graph.stream import StreamEntry
 from serket.stream.counters import REASONS
 from serket.stream.health import Found, Level
 from serket.stream.intake import Intake
@@ -27,9 +27,7 @@ class Symptoms:
     def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
         self._intakes = intakes
         self._hz = {name: entry.sensor(name).expect_hz for name in intakes}
-        self._limit = {
-            name: round(2e9 / hz[0]) if hz else nanoseconds(entry.silence_ms) for name, hz in self._hz.items()
-        }
+        self._limit = {name: intake.patience for name, intake in intakes.items()}
         self._required = {name: entry.sensor(name).required for name in intakes}
         self._least = entry.min_present
         self._noted: _Wrong = {}

@@ -20,7 +20,10 @@ ALL, CAMERA, TOUCH = frozenset(HZ), frozenset({"camera"}), frozenset({"touch"})
 class Nothing:
     """An engine that believes nothing, and counts."""
 
-    state = 0
+    state, carries = 0, False
+
+    def start_anew(self):
+        pass
 
     def step(self, readings, time_ns, ages_ns):
         self.state += 1

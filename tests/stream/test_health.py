@@ -16,7 +16,7 @@ SLOW, FAST = 2, 10  # Hz
 class Says:
     """An engine that says one thing of the camera's readings, by their number."""
 
-    state = 0
+    state, carries = 0, False
 
     def __init__(self, wrong, **told):
         self.wrong, self.told = wrong, told
