@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -49,6 +50,8 @@ class Plan:
         edges: (node, port) pairs by variable, in file order, filters left out.
         priors: of every variable, one row.
         vacuous: by port, one row.
+        hears: by port of a forest, the sensors and modules over time whose word can be in its message.
+        flat: variables whose prior says nothing, and is not that of a module over time.
     """
 
     calls: tuple[Call, ...]
@@ -58,6 +61,8 @@ class Plan:
     edges: Mapping[str, tuple[Edge, ...]]
     priors: Mapping[str, Message]
     vacuous: Mapping[Edge, Message]
+    hears: Mapping[Edge, frozenset[str]]
+    flat: frozenset[str]
 
 
 def plan(graph: Graph, modules: Mapping[str, Module], dtype: torch.dtype, device: str) -> Plan:
@@ -109,4 +114,26 @@ def plan(graph: Graph, modules: Mapping[str, Module], dtype: torch.dtype, device
         edges[name] = tuple(edge for edge in graph.bound(name) if edge[0] not in filters)
         vacuous |= dict.fromkeys(edges[name], flat)
     assert not couples_rows({name: modules[name] for name in active})
-    return Plan(tuple(calls), order.tree, sensors, filters, edges, priors, vacuous)
+    hears = _hears(graph, filters, edges) if order.tree else {}
+    over_time = {variable for _, variable in filters.values()}
+    unowned = frozenset(name for name, owner in owners.items() if owner.message is None and name not in over_time)
+    return Plan(tuple(calls), order.tree, sensors, filters, edges, priors, vacuous, hears, unowned)
+
+
+def _hears(
+    graph: Graph, filters: Mapping[str, Edge], edges: Mapping[str, tuple[Edge, ...]]
+) -> dict[Edge, frozenset[str]]:
+    """Follow each message of a forest back: a module's own data, and all that is said at its other ports."""
+    over_time = {variable: name for name, (_, variable) in filters.items()}
+
+    @cache
+    def heard(edge: Edge) -> frozenset[str]:
+        node = graph.nodes[edge[0]]
+        found = set() if node.data is None else {node.name}
+        for port, variable in node.bindings.items():
+            if port != edge[1]:
+                found |= {over_time[variable]} if variable in over_time else set()
+                found |= frozenset().union(*(heard(one) for one in edges[variable] if one != (node.name, port)))
+        return frozenset(found)
+
+    return {edge: heard(edge) for told in edges.values() for edge in told}

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 from typing import Any, Literal, cast
 
 import torch
@@ -16,6 +18,7 @@ from serket.engine.gate import check_gate, deviations
 from serket.engine.inference import Inference
 from serket.engine.plan import Call, Edge, Plan, plan
 from serket.engine.reading import Layout, Readings
+from serket.engine.share import gains, least_ratio
 from serket.errors import DataError, MessageError, SerketError
 from serket.graph.graph import Graph
 from serket.messages import Message, projected
@@ -95,6 +98,8 @@ class Stepper:
         self._restarts: dict[str, int] = {}
         self._beyond: dict[str, float] = {}
         self._warm: dict[Edge, Message] = {}
+        self._still: dict[Edge, Message] = {}  # messages that no sensor of a set has had a word in
+        self._tilted = False  # whether some message depends on what it answers
         self._blank: dict[Edge, Message] | None = None
         self._last: dict[str, tuple[Any, Message]] = {}  # readings that policy `latest` may use again
         self.state = Carried({name: None for name in self.plan.filters})
@@ -181,8 +186,8 @@ class Stepper:
         if age is not None and last is not None and last[0] is values:
             message: Message | None = last[1]
         else:
-            call = Call(sensor.node, frozenset({sensor.port}), frozenset())
-            message = self._ask(call, {sensor.port: self.plan.vacuous[edge]}, one, failed, seconds).get(sensor.port)
+            inbox = {sensor.port: self.plan.vacuous[edge]}
+            message = self._ask(sensor.node, frozenset(inbox), inbox, one, failed, seconds).get(sensor.port)
             if message is not None and self._tau is not None:
                 self._last[key] = values, message
         if message is not None:
@@ -218,8 +223,15 @@ class Stepper:
         """Return the messages of all edges given what the sensors said; an edge without one says nothing."""
         messages = dict(said)
         if self.plan.tree:
+            spoke = {node for node, _ in said} | evidence.keys() | self.plan.filters.keys()
             for call in self.plan.calls:
-                self._call(call, messages, evidence, priors, failed, seconds)
+                still = [(call.node, port) for port in call.ports if not self.plan.hears[call.node, port] & spoke]
+                known = {edge: self._still[edge] for edge in still if edge in self._still}
+                messages |= known
+                if asked := call.ports - {port for _, port in known}:
+                    self._call(call, asked, messages, evidence, priors, failed, seconds)
+                    if not failed and not self._tilted:
+                        self._still |= {edge: messages[edge] for edge in still}
             return messages
         messages = {**self._warm, **said}
         messages = {edge: m for edge, m in messages.items() if edge in said or edge[0] not in self._leaves}
@@ -227,7 +239,7 @@ class Stepper:
         tolerance = 1e-10 if self.dtype == torch.float64 else 1e-6
         for _ in range(MOST_SWEEPS):
             for call in self.plan.calls:
-                self._call(call, messages, evidence, priors, failed, seconds)
+                self._call(call, call.ports, messages, evidence, priors, failed, seconds)
             now = {name: self._fold(name, messages, priors) for name in self.plan.edges}
             change = max(float(now[name].kl(before[name])) for name in now)
             before = now
@@ -239,6 +251,7 @@ class Stepper:
     def _call(
         self,
         call: Call,
+        ports: frozenset[str],
         messages: dict[Edge, Message],
         evidence: Mapping[str, Evidence],
         priors: Mapping[str, Message],
@@ -253,23 +266,27 @@ class Stepper:
                 if port in call.hidden
                 else projected(self._fold(variable, messages, priors, edge))
             )
-        for port, message in self._ask(call, inbox, evidence.get(call.node, self._silent), failed, seconds).items():
+        own = evidence.get(call.node, self._silent)
+        for port, message in self._ask(call.node, ports, inbox, own, failed, seconds).items():
             messages[call.node, port] = message
 
     def _ask(
         self,
-        call: Call,
+        name: str,
+        ports: frozenset[str],
         inbox: Mapping[str, Message],
         evidence: Evidence,
         failed: dict[str, str],
         seconds: dict[str, float],
     ) -> dict[str, Message]:
         """Call a module and return what it says; nothing where it fails and may."""
-        name, start = call.node, time.perf_counter()
+        start = time.perf_counter()
         module, key = self.modules[name], self.graph.nodes[name].data or name
         try:
             with blamed(name, module):
-                reply = module.infer(inbox, evidence, generator=self._generators[name], ports=call.ports)
+                reply = module.infer(inbox, evidence, generator=self._generators[name], ports=ports)
+            if reply.tilted and not self._tilted:
+                self._tilted, self._still = True, {}
             messages = dict(reply.messages)
             if "widened" in reply.info and (power := float(reply.info["widened"])) < 1:
                 self._beyond[key] = power
@@ -294,6 +311,7 @@ class Stepper:
         if self.on_error[key] == "restart" and self._reload and self._restarts.get(name, 0) < MOST_RESTARTS:
             self._restarts[name] = self._restarts.get(name, 0) + 1
             self.modules[name] = self._reload(name)
+            self._blank, self._still = None, {}
 
     def _fold(
         self,
@@ -303,11 +321,11 @@ class Stepper:
         skip: Edge | None = None,
     ) -> Any:
         """Multiply what is said at a variable, in file order; what says nothing is left out."""
-        product = priors.get(variable)
-        for edge in self.plan.edges[variable]:
-            if edge != skip and (message := messages.get(edge)) is not None:
-                product = message if product is None else product * message
-        return product
+        told = [m for edge in self.plan.edges[variable] if edge != skip and (m := messages.get(edge)) is not None]
+        prior = priors.get(variable)
+        if prior is None or (told and variable in self.plan.flat):
+            return reduce(mul, told) if told else None
+        return reduce(mul, told, prior)
 
     def _farthest(
         self, messages: Mapping[Edge, Message], said: Mapping[Edge, Message], priors: Mapping[str, Message]
@@ -333,31 +351,33 @@ class Stepper:
         beliefs: Mapping[str, Message],
     ) -> tuple[dict[str, float], float]:
         """Return each sensor's contribution and the conflict, as :func:`serket.engine.diagnose.weigh` defines them."""
-        contribution: dict[str, float] = {}
-        conflict = math.inf
         several = len(said) + len(evidence) > 1
         blank = self._blanks(priors) if several else {}
-        for key, sensor in self.plan.sensors.items():
-            if sensor.port is None or (edge := (sensor.node, sensor.port)) not in said:
-                continue
-            variable = self.graph.nodes[sensor.node].bindings[sensor.port]
-            cavity, belief = self._fold(variable, messages, priors, edge), beliefs[variable]
-            gained = float(belief.kl(cavity))
-            contribution[key] = gained if math.isfinite(gained) else 0.0
+        by_variable: dict[str, list[Edge]] = {}
+        for name, port in said:
+            by_variable.setdefault(self.graph.nodes[name].bindings[port], []).append((name, port))
+        gained: dict[str, float] = {}
+        conflict = math.inf
+        for variable, edges in by_variable.items():
+            belief, cavities = beliefs[variable], [self._fold(variable, messages, priors, edge) for edge in edges]
+            gained |= zip([name for name, _ in edges], gains(belief, cavities), strict=True)
             if several:
-                prior = self._fold(variable, blank, priors, edge)
-                alone = (prior * said[edge]).log_z() - prior.log_z()
-                ratio = float(belief.log_z() - cavity.log_z() - alone)
-                conflict = min(conflict, ratio) if math.isfinite(ratio) else conflict
+                prior = self._fold(variable, blank, priors)
+                conflict = min(conflict, least_ratio(belief, cavities, [said[edge] for edge in edges], prior))
+        contribution = {key: gained[one.node] for key, one in self.plan.sensors.items() if one.node in gained}
         return contribution, conflict if math.isfinite(conflict) else 0.0
 
     def _blanks(self, priors: Mapping[str, Message]) -> Mapping[Edge, Message]:
         """Return the messages when no sensor speaks: the same for every set, unless something is carried over time."""
-        if self._blank is None or self.plan.filters:
-            warm, self._warm = self._warm, {}
-            self._blank = self._pass({}, {}, priors, {}, {})
-            self._warm = warm
-        return self._blank
+        if self._blank is not None:
+            return self._blank
+        warm, self._warm = self._warm, {}
+        failed: dict[str, str] = {}
+        blank = self._pass({}, {}, priors, failed, {})
+        self._warm = warm
+        if not failed and not self.plan.filters:
+            self._blank = blank
+        return blank
 
 
 def _told(error: Exception) -> str:
@@ -366,7 +386,7 @@ def _told(error: Exception) -> str:
 
 def _finite(message: Message) -> bool:
     """Tell whether nothing in a message is NaN or +inf; -inf is allowed where it is a structural zero."""
-    total = 0.0
-    for values in message.tensors().values():
-        total += float(values.clamp_min(-1e30).sum() if values.is_floating_point() else 0.0)
-    return math.isfinite(total)
+    numbers = [values for values in message.tensors().values() if values.is_floating_point()]
+    if math.isfinite(sum(float(values.sum()) for values in numbers)):
+        return True
+    return math.isfinite(sum(float(values.clamp_min(-1e30).sum()) for values in numbers))

@@ -276,3 +276,54 @@ def test_memory_does_not_grow():
     grown = after(400) - before
     tracemalloc.stop()
     assert grown < 2000
+
+
+class Watched:
+    """A module that notes which ports it is asked for, and fails the first few times."""
+
+    def __init__(self, module, failures=0):
+        self.module, self.failures, self.asked = module, failures, []
+        self.ports, self.own_prior = module.ports, getattr(module, "own_prior", {})
+
+    def infer(self, inbox, evidence, *, generator, ports=None):
+        self.asked.append(ports)
+        if len(self.asked) <= self.failures:
+            raise ValueError("not yet")
+        return self.module.infer(inbox, evidence, generator=generator, ports=ports)
+
+
+def row_of(data, keys, row=0):
+    return {key: torch.from_numpy(data[key][row]) for key in keys}
+
+
+def test_what_no_sensor_can_change_is_asked_for_once():
+    fitted, data = model("digits"), readings("digits", rows=5, seed=1)
+    kinds, body = Watched(fitted.modules["kinds"]), Watched(fitted.modules["body"])
+    engine = Stepper(fitted.graph, {**fitted.modules, "kinds": kinds, "body": body}, dtype=torch.float64)
+    engine.step(row_of(data, "ac"))
+    kinds.asked.clear(), body.asked.clear()
+    found = engine.step(row_of(data, "ac", row=1))
+    assert kinds.asked == [{"component"}], "the mixture over the latent is the same for every set"
+    up, down = body.asked
+    assert up == {"shared"} and len(down) == 3, "two others speak to the silent one's latent, and one to each of them"
+    alike(
+        found.beliefs, fitted.infer({key: v if key in "ac" else np.full_like(v, np.nan) for key, v in data.items()}), 1
+    )
+    body.asked.clear()
+    engine.step(row_of(data, "a"))
+    assert [len(ports) for ports in body.asked] == [1, 2], "nobody but a speaks to a's latent"
+
+
+def test_what_a_module_said_while_another_failed_is_not_kept():
+    fitted, data = model("digits"), readings("digits", rows=5, seed=1)
+    for failures in range(1, 4):
+        modules = {**fitted.modules, "kinds": Watched(fitted.modules["kinds"], failures)}
+        engine = Stepper(fitted.graph, modules, dtype=torch.float64, on_error={"kinds": "skip"})
+        for _ in range(4):
+            found = engine.step(row_of(data, "ab"))
+        assert not found.failed
+        expected = stepper(fitted).step(row_of(data, "ab"))
+        for name, belief in found.beliefs.items():
+            for part, values in belief.tensors().items():
+                assert torch.equal(values, expected.beliefs[name].tensors()[part])
+        assert (found.contribution, found.conflict) == (expected.contribution, expected.conflict)
