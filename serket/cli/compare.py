@@ -59,20 +59,24 @@ def compare(
     where = claim(out or Path("runs") / f"{described.name}-compare")
     printed = str(json) == "-"
     with Partial(where) as kept, Bars(err, quiet=quiet or printed) as bars:
-        table = run(
-            described,
-            data and str(data),
-            composers,
-            seeds=seeds,
-            splits=splits,
-            pairs=pairs.split(","),
-            missing=missing,
-            labels=_numbers(labels),
-            strict=strict,
-            test_fraction=test_fraction,
-            report=lambda *step: bars.step("compare", *step),
-            kept=kept,
-        )
+        try:
+            table = run(
+                described,
+                data and str(data),
+                composers,
+                seeds=seeds,
+                splits=splits,
+                pairs=pairs.split(","),
+                missing=missing,
+                labels=_numbers(labels),
+                strict=strict,
+                test_fraction=test_fraction,
+                report=lambda *step: bars.step("compare", *step),
+                kept=kept,
+            )
+        except SerketError:
+            kept.unlock()
+            raise
         written = save_table(table, where)
         kept.remove()
     text = rendered(table.as_dict()).decode()
@@ -83,6 +87,13 @@ def compare(
     if not quiet and not printed:
         show_text(str(table))
         show_text(f"written to {near(where)}: {', '.join(path.name for path in written)}")
+    if not table.served:
+        raise SerketError(
+            "no composer serves any case",
+            where=table.graph,
+            found=f"{table.composers[0]} cannot: {table.cells[0].cannot}",
+            fix="take other composers, or mend what their rows tell",
+        )
 
 
 def _numbers(text: str | None) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from serket.comparison.specs import Spec
 from serket.data import Dataset
-from serket.errors import GraphError
+from serket.errors import GraphError, SerketError
 from serket.graph import Graph, Node, load_graph
 from serket.graph.write import to_yaml
 from serket.graph.yaml import read
@@ -128,6 +128,25 @@ class Bench:
                 entry["fit"] = {**entry.get("fit", {}), name.removeprefix("fit."): value}
             else:
                 entry[name] = value
+        return self._graph(entry)
+
+    def check(self, spec: Spec) -> None:
+        """Build the graph with a composer, so that a mistake in its options is told before anything is trained.
+
+        Raises:
+            SerketError: it takes this place with its type's own options, and not with those given.
+        """
+        try:
+            self.with_composer(spec, {}).build()
+        except SerketError as error:
+            try:
+                self._graph({"type": spec.type, "ports": self.whole["composers"][self.place.name]["ports"]}).build()
+            except SerketError:
+                return  # whatever its options: that is a row of the table
+            error.where = f"composer '{spec.text}' at {self.place.where}"
+            raise
+
+    def _graph(self, entry: Mapping[str, Any]) -> Graph:
         whole = load_graph({**self.whole, "composers": {self.place.name: entry}})
         return replace(whole, name=self.graph.name, folder=self.graph.folder)
 

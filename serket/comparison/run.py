@@ -63,7 +63,7 @@ def compare(
         A table; a composer that cannot serve a case says why in its row.
 
     Raises:
-        SerketError: no such composer, or no place for one in the graph; fewer than two views; data at fault.
+        SerketError: no such composer or option, or no place for one in the graph; fewer than two views; data at fault.
     """
     wanted, todo, few = specs(composers), cases(pairs, missing), tuple(labels)
     numbers = range(splits) if isinstance(splits, int) else splits
@@ -71,6 +71,8 @@ def compare(
         if number < 1:
             raise SerketError(f"no such number of {name}", expected="1 or more", found=str(number))
     bench = Bench.of(graph if isinstance(graph, Graph) else load_graph(graph))
+    for spec in wanted:
+        bench.check(spec)
     whole = dataset_for(bench.graph, data, strict=strict, test_fraction=test_fraction, seed=bench.graph.seed)
     if whole.label is None and few:
         raise DataError("there are no labels to teach", where=whole.name, fix="store 'label', or leave labels out")

@@ -75,7 +75,10 @@ class Setting:
         try:
             found = self._fitted(spec, shown)
         except SerketError as error:
-            return {"cannot": ", ".join(filter(None, [error.problem, error.found and f"found {error.found}"]))}
+            there = None if error.available is None else ", ".join(error.available)
+            parts = {"expected": error.expected, "found": error.found, "available": there, "fix": error.fix}
+            told = [f"{name}: {text}" for name, text in parts.items() if text]
+            return {"cannot": "; ".join([error.problem, *told])}
         return found
 
     def _fitted(self, spec: Spec, shown: bool) -> dict[str, Any]:

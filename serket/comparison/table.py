@@ -104,6 +104,11 @@ class Comparison:
             return None
         return reasons[0] if len(reasons) == len(cells) else f"in {len(reasons)} of {len(cells)} cells {reasons[0]}"
 
+    @property
+    def served(self) -> bool:
+        """Whether any composer serves any case."""
+        return any(cell.cannot is None for cell in self.cells)
+
     def best(self, case: str | None = None) -> str | None:
         """Return the composer that validation rows choose: the best mean of ``validation``."""
         found = {name: self.spread(name, "validation", case) for name in self.composers}
@@ -156,7 +161,7 @@ class Comparison:
         runs = len({(cell.split, cell.seed) for cell in self.cells})
         lines = [f"{self.graph} on {self.data}: {', '.join(self.views)}; mean and standard deviation of {runs} runs"]
         for case in self.cases:
-            for title, columns in self.sections.items():
+            for title, columns in (self.sections or {"measures": {}}).items():
                 lines += ["", f"{case}: {title}" if len(self.cases) > 1 or title != "measures" else case]
                 for part in _parts(list(columns), max(map(len, self.composers)), width):
                     lines += self._part(case, {name: columns[name] for name in part}, width)
@@ -168,8 +173,8 @@ class Comparison:
 
     def _part(self, case: str, columns: Mapping[str, str], width: int) -> list[str]:
         first = max(map(len, self.composers))
-        lines = [f"{'':<{first}}" + "".join(f"{title:>14}" for title in columns.values())]
-        lines.append("-" * len(lines[0]))
+        lines = [f"{'':<{first}}" + "".join(f"{title:>14}" for title in columns.values())] if columns else []
+        lines += ["-" * len(line) for line in lines]
         for composer in self.composers:
             spreads = {name: self.spread(composer, name, case) for name in columns}
             if any(spreads.values()):
@@ -190,7 +195,7 @@ def _at(values: Mapping[str, Any], path: str) -> Any:
 
 def _parts(names: Sequence[str], first: int, width: int) -> Iterable[Sequence[str]]:
     each = max((width - first) // 14, 1)
-    return (names[start : start + each] for start in range(0, len(names), each))
+    return (names[start : start + each] for start in range(0, max(len(names), 1), each))
 
 
 def _cell(spread: Spread | None, name: str) -> str:

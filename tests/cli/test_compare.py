@@ -41,6 +41,22 @@ def test_an_unknown_name_is_told_with_those_that_exist(serket, tiny, name):  # n
     assert "linear_gaussian" in err or "option=value" in err
 
 
+def test_where_no_composer_serves_the_status_is_2_and_the_reasons_are_told(serket, tiny):  # noqa: F811
+    command = ["compare", "tiny.yaml", "--composers", "product,clusters", "--seeds", 1, "--splits", 1, "--out", "c"]
+    status, out, err = serket(*command)
+    assert status == 2 and "tiny: no composer serves any case" in err and "views of one size" in err
+    assert "product   cannot: " in out and "clusters  cannot: " in out
+    assert (tiny / "c/compare.txt").read_text() in out
+    status, out, err = serket(*command, "--quiet")
+    assert status == 2 and not out and "views of one size" in err
+
+
+def test_an_option_at_fault_is_told_with_its_place_in_the_file(serket, tiny):  # noqa: F811
+    status, out, err = serket("compare", "tiny.yaml", "--composers", "linear_gaussian,joint:objective=mwae")
+    assert status == 2 and "composer 'joint:objective=mwae' at tiny.yaml:13:3" in err and "'mvae'" in err
+    assert not out and not [*(tiny / "runs").glob("*")]
+
+
 def test_the_page_names_every_option_and_none_that_is_not_there(serket):
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
     _, text, _ = serket("compare", "--help")

@@ -12,7 +12,7 @@ from serket.comparison import code, setting
 from serket.comparison.bench import Bench
 from serket.comparison.cases import divided
 from serket.data import few_pairs, load
-from serket.errors import DataError, SerketError
+from serket.errors import DataError, GraphError, SerketError
 from serket.registry import plug
 from serket.store import Partial
 from tests.comparison.problems import GRAPH, compared, data
@@ -220,6 +220,41 @@ def test_mistakes_are_told(composers, changes, options, told):
     assert re.search(told, str(caught.value)), str(caught.value)
 
 
-def test_an_unknown_option_of_one_composer_stands_in_its_row():
-    table = compared("product:truts=0.5,product")
-    assert "truts" in table.cannot("product:truts=0.5", "all rows") and table.cannot("product", "all rows") is None
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("product:truts=0.5", "available: .*trust.*did you mean 'trust'"),
+        ("joint:objective=mwae", "expected: .*'mvae', 'mmvae', 'mopoe'"),
+        ("joint:fit.epoch=3", "available: epochs, .*did you mean 'epochs'"),
+        ("coordinated:criterion=foo", "expected: 'distance' or 'cross_generation'"),
+        ("workspace:losses=1", "losses"),
+        ("joint:thaw=q+", "'q' cannot be thawed.*available: a, b, c"),
+        ("product:trust=0.5+1", "trust does not fit the views"),
+    ],
+)
+def test_an_option_at_fault_is_told_before_anything_is_trained(monkeypatch, asked, told):
+    monkeypatch.setattr(Bench, "pretrained", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(SerketError) as caught:
+        compared(f"linear_gaussian,{asked}")
+    text = str(caught.value)
+    assert text.startswith(f"composer '{asked}' at graph.composers.body: ") and re.search(told, text, re.DOTALL), text
+
+
+def test_an_option_the_graph_has_for_its_own_composer_is_looked_at_too(monkeypatch):
+    monkeypatch.setattr(Bench, "pretrained", lambda *_, **__: pytest.fail("trained"))
+    body = {"type": "workspace", "ports": GRAPH["composers"]["body"]["ports"], "losses": {"translatoin": 1}}
+    with pytest.raises(GraphError, match="no loss 'translatoin'") as caught:
+        compared("linear_gaussian,workspace", graph=graph(composers={"body": body}))
+    assert "did you mean 'translation'" in str(caught.value) and "contrastive" in str(caught.value)
+    monkeypatch.undo()
+    assert compared("linear_gaussian", graph=graph(composers={"body": body})).best() == "linear_gaussian"
+
+
+def test_the_reasons_stand_in_the_table_if_no_composer_serves():
+    sizes = {**GRAPH["variables"], "z_b": {"family": "gaussian", "size": 3}}
+    text = str(compared("product,clusters", graph=graph(variables=sizes), pairs=[20, "all"]))
+    assert text.count("product   cannot: composers.body: a product needs views of one size") == 2
+    assert text.count("clusters  cannot: ") == 2 and "\n20 pairs: measures\n" in text
+    assert "expected: size 2, as shared; found: size 3; fix: " in " ".join(text.split())
+    one_class = compared("product,linear_gaussian", source=data(label=np.zeros(90, int)))
+    assert str(one_class).count("one class only") == 2
