@@ -193,7 +193,7 @@ def _observations(model: Model, topics: dict[str, str], told: dict[str, Any]) ->
     if is_bag(told["source"]):
         return from_bag(told["source"], topics)
     options = {"hz": told["hz"], "sequence": told["sequence"], "near": model.graph.folder}
-    return from_arrays(told["source"], model.keys, **options)
+    return from_arrays(told["source"], model.keys, entry=entry, **options)
 
 
 def _sink(out: Path, stack: ExitStack) -> Sink:

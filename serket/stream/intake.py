@@ -24,8 +24,9 @@ class Intake:
     believed by more than ``jump_ms``, until :meth:`trust` is called.
     """
 
-    __slots__ = ("_buffer", "_clock", "_jump", "_lag", "_newest", "_order", "_recent", "_released", "_reorder", "count",
-                 "doubted", "history", "intervals", "last_recv", "last_used", "name", "offset", "patience")  # fmt: skip
+    __slots__ = ("_buffer", "_clock", "_jump", "_order", "_recent", "_released", "_reorder", "began", "count", "doubted",
+                 "history", "intervals", "lag", "last_recv", "last_used", "name", "newest", "offset",
+                 "patience")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
         self.name, self.count = name, Count()
@@ -37,8 +38,9 @@ class Intake:
         self._buffer: list[Observation] = []
         self._recent: set[int] = set()
         self._order: deque[int] = deque()
-        self._lag: int | None = None
-        self._released = self._newest = -(1 << 63)
+        self.lag: int | None = None  # from measuring to receiving, as it was last believed
+        self.began: int | None = None  # when the first reading was measured
+        self._released = self.newest = -(1 << 63)
         self._clock: str | None = None
         self.doubted = False
         self.last_recv: int | None = None
@@ -52,22 +54,22 @@ class Intake:
         count.received += 1
         self.last_recv = observation.recv_ns
         lag = observation.recv_ns - time
-        if self._lag is None:
-            self._lag, self._clock = lag, observation.clock
-        self.doubted = not -self._jump <= lag - self._lag <= self._jump or observation.clock != self._clock
+        if self.lag is None:
+            self.lag, self.began, self._clock = lag, time, observation.clock
+        self.doubted = not -self._jump <= lag - self.lag <= self._jump or observation.clock != self._clock
         if self.doubted:
             return [], "clock"
-        self._lag = lag
+        self.lag = lag
         if time in self._recent:
             return [], "duplicate"
         self.intervals.append(observation.recv_ns)
-        if time <= self._released and time < self._newest - self.history:
+        if time <= self._released and time < self.newest - self.history:
             return [], "out_of_order"
         if time <= self._released and not self.history:
             return [], "out_of_order"
         self._remember(time)
         count.held += 1
-        self._newest = max(self._newest, time)
+        self.newest = max(self.newest, time)
         if time <= self._released:
             return [observation], None
         if not self._reorder:
@@ -80,7 +82,7 @@ class Intake:
         """Return what has waited for earlier ones long enough, by its stamp or by the clock."""
         if not self._buffer:
             return []
-        settled, waited, ready = self._newest - self._reorder, now - self._reorder, 0
+        settled, waited, ready = self.newest - self._reorder, now - self._reorder, 0
         for place, observation in enumerate(self._buffer, 1):
             if observation.time_ns <= settled or observation.recv_ns <= waited:
                 ready = place
@@ -103,8 +105,8 @@ class Intake:
 
     def trust(self) -> None:
         """Believe the clock as the next observation has it, forgetting what was."""
-        self._lag, self.doubted = None, False
-        self._released = self._newest = -(1 << 63)
+        self.lag, self.began, self.doubted = None, None, False
+        self._released = self.newest = -(1 << 63)
         self._recent.clear()
         self._order.clear()
 
@@ -118,6 +120,6 @@ class Intake:
     def _remember(self, time: int) -> None:
         self._recent.add(time)
         self._order.append(time)
-        oldest = self._newest - max(self.history, self._reorder)  # before it, none is taken
+        oldest = self.newest - max(self.history, self._reorder)  # before it, none is taken
         while len(self._order) > RECENT and self._order[0] < oldest:
             self._recent.discard(self._order.popleft())

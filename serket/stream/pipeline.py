@@ -12,6 +12,7 @@ import numpy as np
 from serket.engine.inference import Inference
 from serket.errors import DataError, suggestion
 from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.clocks import gap, two_clocks
 from serket.stream.counters import Count
 from serket.stream.health import Health
 from serket.stream.history import History
@@ -306,19 +307,30 @@ class Pipeline:
         return now if self._newest is None else self._newest[0] + now - self._newest[1]
 
     def _check_clock(self, observation: Observation) -> None:
-        """Refuse two clocks whose difference nobody has stated."""
+        """Refuse two clocks whose difference nobody has stated, by their names, or by what they say.
+
+        Of a sensor's first reading both are far off another's: what it was measured after, and how long before it came.
+        """
         name, clock = observation.sensor, observation.clock
-        if name not in self._clocks:
-            self._clocks[name] = clock
-            others = {other: c for other, c in self._clocks.items() if c != clock}
-            stated = self.entry.sensor(name).offset_ms
-            unstated = [other for other in others if not stated and not self.entry.sensor(other).offset_ms]
-            if unstated:
-                raise DataError(
-                    f"'{name}' and '{unstated[0]}' are stamped by two clocks",
-                    found=f"{clock} and {self._clocks[unstated[0]]}",
-                    fix=f"state by how much they differ: stream: {{sensors: {{{name}: {{offset_ms: ...}}}}}}",
-                )
+        if name in self._clocks:
+            return
+        self._clocks[name] = clock
+        others = {other: c for other, c in self._clocks.items() if c != clock}
+        stated = self.entry.sensor(name).offset_ms
+        unstated = [other for other in others if not stated and not self.entry.sensor(other).offset_ms]
+        if unstated:
+            raise two_clocks(name, unstated[0], f"{clock} and {self._clocks[unstated[0]]}")
+        time = observation.stamp_ns - self.intakes[name].offset
+        lag = observation.recv_ns - time
+        most = nanoseconds(self.entry.jump_ms)
+        for other, intake in self.intakes.items():
+            if intake.lag is None or intake.began is None:
+                continue
+            apart = gap((time, time), (intake.began, max(intake.began, intake.newest)))
+            if min(apart, abs(lag - intake.lag)) > most:
+                lags = f"{intake.lag / 1e9:.3f} s after its stamp, {name} {lag / 1e9:.3f} s"
+                offset = intake.lag - lag + self.intakes[name].offset
+                raise two_clocks(name, other, f"{other} was received {lags}", offset)
 
     def _discard_oldest(self, name: str) -> None:
         """Drop what has waited longest of a sensor, wherever it waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy.typing as npt
 
 from serket.data.source import Source, opened
 from serket.errors import DataError, suggestion
+from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.clocks import check_spans
 from serket.stream.observation import Observation
 
 __all__ = ["from_arrays", "record"]
@@ -25,12 +28,14 @@ def from_arrays(
     hz: float | None = None,
     sequence: int | None = None,
     near: Path | None = None,
+    entry: StreamEntry | None = None,
 ) -> Iterator[Observation]:
     """Yield the observations of a recording, in the order of receipt.
 
     A recording is an ``.npz`` file with, for each sensor KEY, the readings ``KEY`` ``(N, D)``, the stamps
-    ``KEY_stamp_ns`` ``(N,)`` and, optionally, ``KEY_recv_ns``; sensors may have different N. Without stamps the rows of
-    all sensors are taken at ``hz``, side by side; masked rows (``KEY_mask``) and rows of NaN then are no readings.
+    ``KEY_stamp_ns`` ``(N,)`` and, optionally, ``KEY_recv_ns``; sensors may have different N. Without times of receipt a
+    reading was received when it was measured: at its stamp less ``offset_ms``. Without stamps the rows of all sensors
+    are taken at ``hz``, side by side; masked rows (``KEY_mask``) and rows of NaN then are no readings.
 
     Args:
         source: a path, the name of a data set, or arrays by key.
@@ -38,12 +43,16 @@ def from_arrays(
         hz: rows per second of arrays without stamps.
         sequence: only the rows of this one, where an array ``<key>_sequence`` tells.
         near: a folder in which a relative path is tried, too.
+        entry: the graph's ``stream:``, of which ``offset_ms`` and ``jump_ms`` count here; its defaults if None.
 
     Raises:
-        DataError: no sensor in it, no stamps and no rate, or stamps that are no whole numbers.
+        DataError: no sensor in it, no stamps and no rate, stamps that are no whole numbers, or, without times of
+            receipt, stamps of sensors that lie more than ``jump_ms`` apart, with no time in common: of two clocks.
     """
+    entry = entry or StreamEntry.model_validate({})
     found: list[tuple[str, Array, Array, Array]] = []
     shapes: dict[str, tuple[int, ...]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     with opened(source, near) as arrays:
         here = [key for key in keys if key in arrays]
         if not here:
@@ -57,11 +66,13 @@ def from_arrays(
         for key in here:
             values = arrays.read(key)
             shapes[key] = values.shape[1:] if values.ndim > 2 else ()
-            values = values.reshape(len(values), -1)
+            values = values.reshape(len(values), math.prod(values.shape[1:]))
             if f"{key}_stamp_ns" in arrays:
                 stamps = _stamps(arrays.read(f"{key}_stamp_ns"), f"{arrays.name}: {key}_stamp_ns", len(values))
-                received = stamps
-                if f"{key}_recv_ns" in arrays:
+                received = stamps - round(entry.sensor(key).offset_ms * 1e6)
+                if f"{key}_recv_ns" not in arrays:
+                    spans |= {key: (int(received.min()), int(received.max()))} if len(received) else {}
+                else:
                     received = _stamps(arrays.read(f"{key}_recv_ns"), f"{arrays.name}: {key}_recv_ns", len(values))
             elif hz is not None:
                 rows = _rows(arrays, len(values), sequence)
@@ -81,6 +92,7 @@ def from_arrays(
                     fix="add it, or tell how many rows there are a second: --hz 30",
                 )
             found.append((key, values, stamps, received))
+        check_spans(spans, nanoseconds(entry.jump_ms), arrays.name)
     order = np.concatenate([received for *_, received in found])
     which = np.concatenate([np.full(len(stamps), i) for i, (_, _, stamps, _) in enumerate(found)])
     place = np.concatenate([np.arange(len(stamps)) for _, _, stamps, _ in found])
@@ -132,4 +144,4 @@ def _stamps(stamps: Array, where: str, rows: int) -> Array:
         )
     if stamps.shape != (rows,):
         raise DataError("not one stamp per reading", where=where, expected=f"({rows},)", found=str(stamps.shape))
-    return stamps
+    return stamps.astype(np.int64, copy=False)

@@ -40,6 +40,31 @@ def test_two_clocks_need_their_difference_stated():
     assert outputs[0].present == ("camera", "touch")
 
 
+DAY = 86_400 * 10**9
+
+
+def test_two_clocks_are_found_by_what_they_say():
+    """The camera counts from when the machine began, the others since 1970; all is received by the latter."""
+    now = 20_000 * DAY
+    stamps = {"touch": now, "camera": 5 * DAY}
+    both = [Observation(name, stamps[name] + i, now + 10**8 + i, READING) for i in range(3) for name in stamps]
+    with pytest.raises(DataError, match="'camera' and 'touch' are stamped by two clocks") as caught:
+        play(both)
+    fix = f"offset_ms: {(5 * DAY - now) // 10**6}"
+    assert f"sensors: {{camera: {{{fix}}}}}" in str(caught.value)
+    outputs, _ = play(both, sensors={"camera": {"offset_ms": (5 * DAY - now) / 1e6}}, timeout_ms=10.0, tolerance_ms=0.0)
+    assert outputs[0].present == ("touch", "camera")
+
+
+def test_a_sensor_that_comes_later_or_slower_has_no_other_clock():
+    later = [Observation("camera", i * 10**8, i * 10**8, READING) for i in range(5)]
+    later += [Observation("touch", 9 * 10**9 + i * 10**8, 9 * 10**9 + i * 10**8, READING) for i in range(5)]
+    assert play(later)[1].counts["touch"].used == 5
+    slow = [Observation("camera", i * 10**8, i * 10**8, READING) for i in range(30)]
+    slow += [Observation("touch", 10**8, 29 * 10**8, READING)]  # a word is known when it has been said
+    assert play(slow)[1].counts["touch"].dropped == {"late": 1}
+
+
 def test_a_clock_that_changes_its_name_is_not_believed():
     odd = [
         Observation("camera", i, i, READING, clock="host" if i != 2 * 10**8 else "other")

@@ -130,6 +130,34 @@ def test_stamps_that_cannot_be_read(change, match):
         list(from_arrays(recording() | change, KEYS))
 
 
+def test_a_sensor_without_a_reading_is_there_and_silent():
+    empty = recording() | {
+        "camera": np.zeros((0, 2)),
+        "camera_stamp_ns": np.zeros(0, int),
+        "camera_recv_ns": np.zeros(0, int),
+    }
+    _, pipeline, _ = played(from_arrays(empty, KEYS))
+    assert (pipeline.counts["camera"].received, pipeline.counts["wheel"].used) == (0, 60)
+    assert list(from_arrays({key: values[:0] for key, values in recording().items()}, KEYS)) == []
+
+
+def test_two_clocks_in_a_recording_without_times_of_receipt():
+    bare = {key: values for key, values in recording().items() if not key.endswith("recv_ns")}
+    since = 1_760_000_000 * 10**9
+    two = bare | {"wheel_stamp_ns": bare["wheel_stamp_ns"] + since}
+    with pytest.raises(DataError, match="'wheel' and 'camera' are stamped by two clocks") as caught:
+        list(from_arrays(two, KEYS))
+    assert "camera from 0.000 to 5.500 s, wheel from 1760000000.000 to 1760000005.900 s: no time in common" in str(
+        caught.value
+    )
+    assert "{wheel: {offset_ms: 1760000000000}}" in str(caught.value) and "camera_recv_ns" in str(caught.value)
+    entry = StreamEntry.model_validate({"sensors": {"wheel": {"offset_ms": 1.76e12}}})
+    told = [
+        (o.sensor, o.recv_ns, o.stamp_ns - since * (o.sensor == "wheel")) for o in from_arrays(two, KEYS, entry=entry)
+    ]
+    assert told == [(o.sensor, o.recv_ns, o.stamp_ns) for o in from_arrays(bare, KEYS)]
+
+
 def test_images_keep_their_shape():
     told = next(from_arrays({"camera": np.zeros((2, 3, 4, 3)), "wheel": np.zeros((2, 2))}, KEYS, hz=1.0))
     assert (told.values.shape, told.shape) == ((36,), (3, 4, 3))
