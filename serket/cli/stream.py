@@ -159,7 +159,7 @@ def _play(
             if live and node is not None:
                 follow(pipeline, node.events(seconds), sinks, heard=heard, lost=node.mailbox.lost)
             else:
-                play(pipeline, _observations(model, topics, told), sinks, rate=rate, heard=heard)
+                play(pipeline, _observations(model, pipeline.entry, topics, told), sinks, rate=rate, heard=heard)
         except KeyboardInterrupt:
             err.print("interrupted: what follows is what was seen until then", markup=False)
     summary = account.summary(pipeline)
@@ -185,7 +185,9 @@ def _topics(model: Model, entry: StreamEntry, pairs: list[str]) -> dict[str, str
     return topics | sensors_of(pairs, topics)
 
 
-def _observations(model: Model, topics: dict[str, str], told: dict[str, Any]) -> Iterator[Observation]:
+def _observations(
+    model: Model, entry: StreamEntry, topics: dict[str, str], told: dict[str, Any]
+) -> Iterator[Observation]:
     """Open a source: a ROS 2 bag, or arrays."""
     from serket.stream import from_arrays
     from serket.stream.bags import from_bag, is_bag

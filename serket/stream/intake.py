@@ -24,8 +24,8 @@ class Intake:
     believed by more than ``jump_ms``, until :meth:`trust` is called.
     """
 
-    __slots__ = ("_buffer", "_clock", "_jump", "_order", "_recent", "_released", "_reorder", "began", "count", "doubted",
-                 "history", "intervals", "lag", "last_recv", "last_used", "name", "newest", "offset",
+    __slots__ = ("_buffer", "_clock", "_jump", "_order", "_recent", "_released", "_reorder", "began", "count",
+                 "doubted", "history", "intervals", "lag", "last_recv", "last_used", "name", "newest", "offset",
                  "patience")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
