@@ -9,6 +9,7 @@ from serket.stream.observation import Observation
 
 __all__ = ["Set", "Synchroniser"]
 
+NEVER = -(1 << 63)
 EARLIEST = 0.8  # of its period: no sensor delivers sooner after its last reading
 
 
@@ -38,11 +39,14 @@ class Synchroniser:
       a fifth of its period to spare). The deadline stands.
     - ``latest``: every reading is a set of its own, beside the last of each other sensor, up to ``timeout_ms`` old.
 
+    A sensor that was never heard is waited for until a first set has gone out at its deadline, then from its first
+    reading on: what is for learning only, or was not switched on, holds nothing up. One that is ``required`` always is.
+
     Sets go out in the order of their time, except ``latest``. A reading for a set that has gone is late.
 
     Args:
         entry: the section.
-        sensors: all that are waited for.
+        sensors: all that there may be.
     """
 
     def __init__(self, entry: StreamEntry, sensors: Sequence[str]) -> None:
@@ -53,7 +57,9 @@ class Synchroniser:
         rates = {name: entry.sensor(name).expect_hz for name in sensors}
         self._pause = {name: round(EARLIEST * 1e9 / hz[1]) if hz else 0 for name, hz in rates.items()}
         self._open: list[Set] = []  # by time
-        self._reached = dict.fromkeys(sensors, -(1 << 63))  # the latest stamp of each
+        self._reached = dict.fromkeys(sensors, NEVER)  # the latest stamp of each
+        self._required = {name for name in sensors if entry.sensor(name).required}
+        self._waits, self._first = dict(self._window), True  # who is waited for; whether no deadline has come yet
         self._latest: dict[str, Observation] = {}
         self._gone: Set | None = None
 
@@ -63,6 +69,7 @@ class Synchroniser:
         if self.policy == "latest":
             return [self._beside(observation)], False
         window, found, nearest = self._window[sensor], None, 0
+        self._waits[sensor] = window
         for candidate in self._open:
             away = abs(candidate.time_ns - time)
             if away <= window and sensor not in candidate.members and (found is None or away < nearest):
@@ -82,7 +89,7 @@ class Synchroniser:
             self._reached[sensor] = time
         if self.policy == "settled":
             return self._settled(), False
-        return (self._release(found) if len(found.members) == len(self._window) else []), False
+        return (self._release(found) if len(found.members) == len(self._waits) else []), False
 
     def due(self) -> int | None:
         """Return the first deadline, in receipt time."""
@@ -91,13 +98,17 @@ class Synchroniser:
     def expire(self, now: int) -> list[Set]:
         """Return the sets whose deadline has come, and those before them."""
         over = [one for one in self._open if one.deadline_ns <= now]
+        if over and self._first:
+            heard = self._required | {name for name, time in self._reached.items() if time > NEVER}
+            self._waits, self._first = {name: self._window[name] for name in self._window if name in heard}, False
         return self._release(over[-1]) if over else []
 
     def flush(self) -> list[Set]:
         """Return all that is open, and forget what has gone: time starts anew."""
         out, self._open, self._gone = self._open, [], None
         self._latest.clear()
-        self._reached = dict.fromkeys(self._reached, -(1 << 63))
+        self._reached = dict.fromkeys(self._reached, NEVER)
+        self._waits, self._first = dict(self._window), True
         return out
 
     def discard_oldest(self, sensor: str) -> Observation | None:
@@ -115,7 +126,7 @@ class Synchroniser:
         reached = {name: time + pause[name] for name, time in self._reached.items()}
         for one in self._open:
             time, members = one.time_ns, one.members
-            if not all(name in members or reached[name] > time + window for name, window in self._window.items()):
+            if not all(name in members or reached[name] > time + window for name, window in self._waits.items()):
                 break
             count += 1
         return self._release(self._open[count - 1]) if count else []

@@ -69,10 +69,12 @@ def test_a_sensor_400_ms_late_is_missed_and_reported(policy):
     # Its very last frame is later than the last set of touch: a set of its own.
     assert masks(outputs) == {frozenset({"touch", "joints"}): 10 * SECONDS, TOUCH: 10 * SECONDS, CAMERA: 1}
     assert dropped(pipeline) == {"camera": {"late": 30 * SECONDS - 1}}
-    # Nothing of it until 400 ms. Silent counts from 67 ms after the first output (at 100 ms), from the second on.
-    late = [o.emitted_ns > 200 * MS for o in outputs]
-    assert [level == Level.DEGRADED for level in levels(outputs)] == late
-    assert "camera: silent" in outputs[3].reasons[0]
+    # Nothing of it until 400 ms: only the first set waits. Silent counts from 67 ms after that (it leaves at 100 ms), from
+    # the second output on: those at 150 and 200 ms both leave at 200, or each at once.
+    first = {"approximate": 4, "settled": 5}[policy]
+    assert [level == Level.DEGRADED for level in levels(outputs)] == [i >= first for i in range(len(outputs))]
+    assert [o.emitted_ns // MS for o in outputs[3:6]] == ([200, 200, 300] if first == 4 else [150, 200, 250])
+    assert "camera: silent" in outputs[first].reasons[0]
     assert outputs[50].reasons == ("camera: its set had gone out", "camera: nothing usable for 2.5 s")
 
 
@@ -305,3 +307,23 @@ def test_when_all_fall_silent_predictions_go_out_as_errors():
     last = frames()[59].recv_ns
     assert [o.emitted_ns for o in quiet] == [last + s * 10**9 for s in (1, 2, 3, 4, 5)]
     assert {o.level for o in quiet} == {Level.ERROR}
+
+
+@pytest.mark.parametrize("policy", ["settled", "approximate", "exact"])
+def test_a_sensor_that_never_came_is_waited_for_once(policy):
+    """One set waits 100 ms for joints; then sets go out with camera and touch, and from 5 s on with joints, too."""
+    stamps = [i * 100 * MS for i in range(100)]
+    late = {"joints": 50}
+    told = [
+        Observation(name, stamp, stamp + k * MS, np.zeros(2))
+        for i, stamp in enumerate(stamps)
+        for k, name in enumerate(("joints", "camera", "touch"))
+        if i >= late.get(name, 0)
+    ]
+    rates = {name: {"expect_hz": [10.0, 10.0]} for name in HZ}
+    outputs, pipeline = play(told, policy, sensors=rates)
+    assert len(outputs) == 100 and [len(one.present) for one in outputs] == [2] * 50 + [3] * 50
+    assert [one.latency_ns // MS for one in outputs] == [100] + [1] * 49 + [2] * 50
+    assert all(count.dropped.total() == 0 for count in pipeline.counts.values())
+    outputs, _ = play(told, policy, sensors=rates | {"joints": rates["joints"] | {"required": True}})
+    assert [one.latency_ns // MS for one in outputs][:49] == [100] * 49
