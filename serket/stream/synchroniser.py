@@ -17,23 +17,24 @@ class Set:
     """Readings that belong together: ``members`` by sensor, about the time of the first that came.
 
     ``reused`` are older readings that policy ``latest`` holds beside them; ``late`` marks readings whose set has gone.
+    ``jitter_ns`` is by how much the time of the first may be off.
     """
 
-    __slots__ = ("deadline_ns", "late", "members", "opened_ns", "reused", "time_ns")
+    __slots__ = ("deadline_ns", "jitter_ns", "late", "members", "opened_ns", "reused", "time_ns")
 
-    def __init__(self, first: Observation, timeout: int, late: bool = False) -> None:
+    def __init__(self, first: Observation, timeout: int, jitter: int = 0, late: bool = False) -> None:
         self.members = {first.sensor: first}
         self.reused: dict[str, Observation] = {}
         self.time_ns, self.opened_ns, self.deadline_ns = first.time_ns, first.recv_ns, first.recv_ns + timeout
-        self.late = late
+        self.jitter_ns, self.late = jitter, late
 
 
 class Synchroniser:
     """Makes sets, by the policy of the graph's ``stream:`` section. It has no clock: it is told what time it is.
 
-    - ``exact``: readings with one stamp. ``approximate``: within ``tolerance_ms`` (and the sensor's ``jitter_ms``) of
-      the first. A set goes out as soon as every sensor is in it, and those before it go with it; else at its deadline,
-      ``timeout_ms`` after its first member came, never put off.
+    - ``exact``: readings with one stamp. ``approximate``: within ``tolerance_ms`` of the first, more by the
+      ``jitter_ms`` of either's sensor. A set goes out as soon as every sensor is in it, and those before it go with it;
+      else at its deadline, ``timeout_ms`` after its first member came, never put off.
     - ``settled``: as approximate, but a set goes out as soon as nothing more can join: every sensor is in it, has
       delivered something later, or, by the greatest rate it is expected to have, cannot deliver anything so soon (with
       a fifth of its period to spare). The deadline stands.
@@ -52,8 +53,9 @@ class Synchroniser:
     def __init__(self, entry: StreamEntry, sensors: Sequence[str]) -> None:
         self.policy, self.timeout = entry.policy, nanoseconds(entry.timeout_ms)
         tolerance = 0 if self.policy == "exact" else nanoseconds(entry.tolerance_ms)
-        jitter = {name: 0 if self.policy == "exact" else nanoseconds(entry.sensor(name).jitter_ms) for name in sensors}
-        self._window = {name: tolerance + jitter[name] for name in sensors}
+        exact = self.policy == "exact"
+        self._jitter = {name: 0 if exact else nanoseconds(entry.sensor(name).jitter_ms) for name in sensors}
+        self._window = {name: tolerance + jitter for name, jitter in self._jitter.items()}
         rates = {name: entry.sensor(name).expect_hz for name in sensors}
         self._pause = {name: round(EARLIEST * 1e9 / hz[1]) if hz else 0 for name, hz in rates.items()}
         self._open: list[Set] = []  # by time
@@ -71,14 +73,14 @@ class Synchroniser:
         window, found, nearest = self._window[sensor], None, 0
         self._waits[sensor] = window
         for candidate in self._open:
-            away = abs(candidate.time_ns - time)
-            if away <= window and sensor not in candidate.members and (found is None or away < nearest):
+            away, most = abs(candidate.time_ns - time), window + candidate.jitter_ns
+            if away <= most and sensor not in candidate.members and (found is None or away < nearest):
                 found, nearest = candidate, away
         if found is None:
             gone = self._gone
-            if gone is not None and time <= gone.time_ns + (0 if sensor in gone.members else window):
+            if gone is not None and time <= gone.time_ns + (0 if sensor in gone.members else window + gone.jitter_ns):
                 return [], True
-            found = Set(observation, self.timeout)
+            found = Set(observation, self.timeout, self._jitter[sensor])
             place = len(self._open)
             while place and self._open[place - 1].time_ns > time:
                 place -= 1
@@ -125,8 +127,8 @@ class Synchroniser:
         pause, count = self._pause, 0
         reached = {name: time + pause[name] for name, time in self._reached.items()}
         for one in self._open:
-            time, members = one.time_ns, one.members
-            if not all(name in members or reached[name] > time + window for name, window in self._waits.items()):
+            last, members = one.time_ns + one.jitter_ns, one.members
+            if not all(name in members or reached[name] > last + window for name, window in self._waits.items()):
                 break
             count += 1
         return self._release(self._open[count - 1]) if count else []

@@ -68,7 +68,7 @@ def test_a_set_is_inferred_as_a_batch_of_one_row(name):
                 assert found.conflict == pytest.approx(float(result.conflict[row]), abs=1e-8)
 
 
-def test_on_a_cycle_messages_start_where_they_were():
+def cycle():
     spec = {
         "serket": 1,
         "variables": {name: {"family": "categorical", "size": 2, "prior": [0.6, 0.4]} for name in "abc"},
@@ -80,7 +80,24 @@ def test_on_a_cycle_messages_start_where_they_were():
     }  # fmt: skip
     graph = serket.load_graph(spec)
     modules = graph.build()
-    engine = Stepper(graph, modules, dtype=torch.float64)
+    return graph, modules, Stepper(graph, modules, dtype=torch.float64)
+
+
+def test_on_a_cycle_a_set_like_the_last_takes_one_sweep():
+    """Messages start where they were, and stand; a set that differs takes several."""
+    _, modules, engine = cycle()
+    infer, calls, counts = modules["bc"].infer, [], []
+    modules["bc"].infer = lambda *args, **options: calls.append(1) or infer(*args, **options)
+    engine._blanks = lambda priors: {}  # what each sensor says alone starts from nothing every time
+    for seen in ({"ab": 1.0, "ac": 1.0}, {"ab": 1.0, "ac": 1.0}, {"ab": 0.0, "bc": 1.0}):
+        calls.clear()
+        engine.step({key: torch.tensor([value], dtype=torch.float64) for key, value in seen.items()})
+        counts.append(len(calls))
+    assert 0 < 2 * counts[1] < min(counts[0], counts[2])
+
+
+def test_on_a_cycle_messages_start_where_they_were():
+    graph, modules, engine = cycle()
     assert not engine.plan.tree
     for seen in ({"ab": 1.0, "eye": 0.0}, {"ab": 1.0, "bc": 0.0, "ac": 1.0}, {}):
         found = engine.step({key: torch.tensor([value], dtype=torch.float64) for key, value in seen.items()})
