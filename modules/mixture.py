@@ -18,6 +18,7 @@ from serket.messages.gaussian import factored
 
 __all__ = [
     "Mixture",
+    "Whitened",
     "blocks",
     "centre",
     "in_units",
@@ -64,6 +65,21 @@ class Mixture:
         return triangular(self.cholesky, eye.expand_as(self.cholesky))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitened:
+    """What integrals need of covariances: F, F' F = Sigma^-1 ``(C, K, D, D)``, and log det F ``(C, K)``."""
+
+    factor: Tensor
+    inverse: Tensor
+    log_det: Tensor
+
+    @classmethod
+    def of(cls, mixture: Mixture) -> Self:
+        """Invert the covariances of a mixture."""
+        factor = mixture.whitening()
+        return cls(factor, factor.mT @ factor, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+
+
 def log_density(mixture: Mixture, points: Tensor) -> Tensor:
     """Log N(z_n; mu_k, Sigma_k), nats, ``(C, N, K)``, of points ``(N, D)`` or ``(C, N, D)``."""
     whiten = mixture.whitening()
@@ -74,7 +90,7 @@ def log_density(mixture: Mixture, points: Tensor) -> Tensor:
     return log_det - (square + points.shape[-1] * math.log(2 * math.pi)) / 2
 
 
-def log_integral(mixture: Mixture, info: Tensor, precision: Tensor) -> Tensor:
+def log_integral(mixture: Mixture, info: Tensor, precision: Tensor, whitened: Whitened | None = None) -> Tensor:
     """Log of the integral of N(z; mu_k, Sigma_k) exp(eta_n' z - z' Lambda_n z / 2) dz, nats, ``(C, N, K)``.
 
     With c_n = (Lambda_n + I)^-1 eta_n the potential is exp(c_n' u - u' Lambda_n u / 2 + (eta_n + c_n)' c_n / 2) in
@@ -85,13 +101,13 @@ def log_integral(mixture: Mixture, info: Tensor, precision: Tensor) -> Tensor:
         mixture: C mixtures.
         info: ``(N, D)`` or ``(C, N, D)``.
         precision: ``(N, D, D)`` or ``(C, N, D, D)``, positive semidefinite; N may be 1: shared, and then factored once.
+        whitened: of the mixture, where it is known.
 
     Raises:
         MessageError: Sigma_k^-1 + Lambda_n is not positive definite.
     """
-    whiten = mixture.whitening()
-    inverse = (whiten.mT @ whiten).unsqueeze(-3)
-    log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(-1)
+    whitened = whitened or Whitened.of(mixture)
+    whiten, inverse, log_det = whitened.factor, whitened.inverse.unsqueeze(-3), whitened.log_det.unsqueeze(-1)
     width = mixture.means.numel() * (1 if precision.shape[-3] == 1 else info.shape[-1])
     parts = []
     for rows in blocks(info.shape[-2], width):
@@ -115,7 +131,7 @@ def in_units(info: Tensor, precision: Tensor, location: Tensor, scale: Tensor) -
 
 def shared(precision: Tensor) -> Tensor:
     """Return ``(1, D, D)`` if all rows hold the same matrix, else the precision ``(N, D, D)`` as it is."""
-    return precision[:1] if len(precision) and bool((precision == precision[:1]).all()) else precision
+    return precision[:1] if len(precision) > 1 and bool((precision == precision[:1]).all()) else precision
 
 
 def blocks(rows: int, width: int) -> list[slice]:

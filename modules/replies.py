@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.quasirandom import SobolEngine
 from serket.errors import ShapeError
 from serket.messages import Gaussian, Message, Particles, moment_match
 from serket.messages.gaussian import factored
-from serket.modules.mixture import Mixture, blocks, in_units, log_density, log_integral, shared, triangular
+from serket.modules.mixture import Mixture, Whitened, blocks, in_units, log_density, log_integral, shared, triangular
 from serket.modules.seen import complete
 from serket.protocol import Evidence
 from serket.rows import row_uniform
@@ -29,8 +30,15 @@ class Fitted:
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Fitted:
         """Return the same in another type, on another device."""
+        if self.location.dtype == dtype and self.location.device == torch.device(device):
+            return self
         kept = Mixture(*(part.to(device, dtype) for part in self.kept.tensors().values()))
         return Fitted(kept, self.location.to(device, dtype), self.scale.to(device, dtype))
+
+    @cached_property
+    def whitened(self) -> Whitened:
+        """Inverses of the covariances, the same for every row of every call."""
+        return Whitened.of(self.kept)
 
     def moved(self, location: Tensor, scale: Tensor) -> Mixture:
         """Express the draws in other units."""
@@ -39,15 +47,14 @@ class Fitted:
 
     def scores(self, inbox: Mapping[str, Message], evidence: Evidence) -> Tensor:
         """Log-likelihood of each row's evidence per draw and component, ``(S, rows, K)``; zeros where there is none."""
-        scores = torch.zeros(len(self.kept.means), len(evidence), self.kept.means.shape[1]).to(self.location)
+        scores = self.location.new_zeros(len(self.kept.means), len(evidence), self.kept.means.shape[1])
         if "observation" in inbox:
-            rows = ~inbox["observation"].is_vacuous()
-            message = cast(Gaussian, inbox["observation"])[rows].full()
+            message = cast(Gaussian, inbox["observation"])
             self.fits(message.size, "observation")
-            info, precision = in_units(message.info, message.precision, self.location, self.scale)
-            shift = (message.precision @ self.location.unsqueeze(-1)).squeeze(-1)
-            constant = (self.location * (message.info - shift / 2)).sum(-1)  # log m(location)
-            scores[:, rows] = log_integral(self.kept, info, shared(precision)) + constant.unsqueeze(-1)
+            rows = ~message.is_vacuous()
+            if bool(rows.all()):
+                return self._integrals(message)
+            scores[:, rows] = self._integrals(message[rows])
         elif evidence.values is not None:
             self.fits(evidence.values.shape[-1], "data")
             rows = complete(evidence)
@@ -55,6 +62,14 @@ class Fitted:
             parts = [log_density(self.kept, points[some]) for some in blocks(len(points), self.kept.means.numel())]
             scores[:, rows] = torch.cat(parts, 1) - self.scale.log().sum()
         return scores
+
+    def _integrals(self, message: Gaussian) -> Tensor:
+        """Log of the integral of each component times each row's message, ``(S, rows, K)``."""
+        message = message.full()
+        info, precision = in_units(message.info, message.precision, self.location, self.scale)
+        shift = (message.precision @ self.location.unsqueeze(-1)).squeeze(-1)
+        constant = (self.location * (message.info - shift / 2)).sum(-1)  # log m(location)
+        return log_integral(self.kept, info, shared(precision), self.whitened) + constant.unsqueeze(-1)
 
     def projected(self, log_probs: Tensor) -> Gaussian:
         """Project sum_k p_k (1/S) sum_s N(mu_k, Sigma_k) onto one Gaussian per row; the draws of a component first."""

@@ -92,18 +92,20 @@ class VAE:
         """
         above = cast(Gaussian, inbox["latent"])
         potential = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device)
-        log_evidence = above.log_z()
-        if evidence.values is not None and bool(evidence.present.any()):
-            weights = {name: value.to(above.device, above.dtype) for name, value in self._fitted().items()}
+        # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
+        proper = above.is_proper()
+        judged = bool(proper.any())
+        log_evidence = above.log_z() if judged else torch.full_like(proper, math.inf, dtype=above.dtype)
+        seen = int(evidence.present.sum()) if evidence.values is not None else 0
+        if evidence.values is not None and seen:
+            weights = self._weights(above)
             values = self._checked(evidence.values.to(above.dtype))
             inputs = self.likelihood.inputs(values, weights)
             told = self._encode(weights, inputs)
             if (speaks := weights.get("speaks")) is not None:
                 told = Gaussian(told.info * speaks, told.precision * speaks)
-            potential = told.mask(evidence.present)
-            # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
-            proper = above.is_proper()
-            if bool(proper.any()):
+            potential = told if seen == len(evidence) else told.mask(evidence.present)
+            if judged:
                 shape = (self.evidence_draws, self.size)
                 draws = row_normal(generator, evidence.row_id, shape, dtype=above.dtype).transpose(0, 1)
                 cavity = Cavity.of(above.where(proper, self._standard(above)))
@@ -274,6 +276,12 @@ class VAE:
         if not self.weights:
             raise MessageError("the VAE was never fitted", fix="fit the graph, or load a run: serket.load(directory)")
         return self.weights
+
+    def _weights(self, like: Gaussian) -> dict[str, Tensor]:
+        """Return the state in the type and on the device of a message."""
+        dtype, device, fitted = like.dtype, like.device, self._fitted()
+        alike = all(value.dtype == dtype and value.device == device for value in fitted.values())
+        return fitted if alike else {name: value.to(device, dtype) for name, value in fitted.items()}
 
     def _checked(self, values: Tensor) -> Tensor:
         width = self.weights["location"].shape[0]
