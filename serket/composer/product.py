@@ -29,7 +29,7 @@ class Product:
     With ``robust``, each view lies with probability eps: m becomes (1 - eps) m + eps c with c = int n m, the density of
     its reading had it nothing to do with s. The belief is then a mixture over which views are honest, projected onto
     one Gaussian by its moments: conflicting views widen it. The reply at ``shared`` is tilted, and the cost doubles
-    with each robust view.
+    with each robust view. ``info["honest.PORT"]`` is the probability, given all that is heard, that a view is honest.
 
     With ``rule: covariance_intersection`` the exponents sum to 1 over the views that speak, and are chosen per row so
     that log det of the precision is greatest: whatever evidence the views share, the belief is not too narrow (Julier &
@@ -121,33 +121,35 @@ class Product:
         reference = propped(above)
         messages: dict[str, Message] = {}
         eps = dict(zip(self.views, self.robust, strict=True))
+        choices, log_weights, whole = _mixture(reference, said, eps)
+        honest = log_weights.softmax(-1) @ torch.tensor(choices).to(log_weights)
+        info = {f"honest.{view}": honest[:, m] for m, view in enumerate(said) if eps[view]}
         for name in asked:
-            others = {view: message for view, message in said.items() if view != name}
-            honest = _mixture(reference, others, eps)
             if name == "shared":
                 # Where no view speaks the quotient is one, but for rounding.
                 told = torch.stack([~message.is_vacuous() for message in said.values()]).any(0)
-                messages[name] = (_project(*honest) / reference).mask(told)
+                messages[name] = (_project(log_weights, whole) / reference).mask(told)
                 continue
             # The view itself lies with probability eps: it is then drawn from the reference.
-            weights, parts = honest
+            others = {view: message for view, message in said.items() if view != name}
+            _, weights, parts = _mixture(reference, others, eps)
             lies = torch.full_like(weights[:, :1], math.log(max(eps[name], 1e-300)))
             weights = torch.cat([weights.log_softmax(-1) + math.log1p(-eps[name]), lies], 1)
             messages[name] = _project(weights, [*parts, reference.full()])
-        return Reply(messages, tilted=frozenset({"shared"}))
+        return Reply(messages, tilted=frozenset({"shared"}), info=info)
 
 
 def _mixture(
     reference: Gaussian, said: Mapping[str, Gaussian], eps: Mapping[str, float]
-) -> tuple[Tensor, list[Gaussian]]:
-    """Return log-weights ``(rows, 2^M)`` and posteriors, one per choice of who is honest.
+) -> tuple[list[tuple[bool, ...]], Tensor, list[Gaussian]]:
+    """Return the choices of who is honest, their log-weights ``(rows, 2^M)`` and posteriors.
 
     w_S = prod_{m in S} (1 - eps_m) prod_{m not in S} eps_m c_m  int n prod_{m in S} m,  c_m = int n m / int n.
     """
     base = reference.log_z()
     weights, parts = [], []
-    choices = [(True,) if eps[view] == 0 else (True, False) for view in said]
-    for honest in all_combinations(*choices):
+    choices = list(all_combinations(*((True,) if eps[view] == 0 else (True, False) for view in said)))
+    for honest in choices:
         part, weight = reference.full(), torch.zeros_like(base)
         for (view, message), trusted in zip(said.items(), honest, strict=True):
             if trusted:
@@ -157,7 +159,7 @@ def _mixture(
                 weight = weight + math.log(eps[view]) + (reference * message).log_z() - base
         weights.append(weight + part.log_z())
         parts.append(part)
-    return torch.stack(weights, 1), parts
+    return choices, torch.stack(weights, 1), parts
 
 
 def _project(log_weights: Tensor, parts: Sequence[Gaussian]) -> Gaussian:

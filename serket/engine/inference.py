@@ -22,6 +22,8 @@ class Inference:
         failed: sensors or nodes that failed, and what they said.
         seconds: spent in each node.
         beyond: sensors whose reading is unlike what their module was fitted on, and the power of its message.
+        doubted: sensors that a robust composer takes to lie, and how probably they are honest, below 0.5; where several
+            speak of one view, its variable.
     """
 
     beliefs: Mapping[str, Message]
@@ -31,3 +33,4 @@ class Inference:
     failed: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     beyond: Mapping[str, float] = field(default_factory=dict)
+    doubted: Mapping[str, float] = field(default_factory=dict)

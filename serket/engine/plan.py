@@ -15,7 +15,7 @@ from serket.graph.graph import Graph
 from serket.messages import FAMILIES, Message
 from serket.protocol import Filters, Module, Role, couples_rows
 
-__all__ = ["Call", "Edge", "Plan", "Sensor", "plan"]
+__all__ = ["Call", "Edge", "Plan", "Sensor", "behind", "plan"]
 
 Edge = tuple[str, str]
 
@@ -137,3 +137,17 @@ def _hears(
         return frozenset(found)
 
     return {edge: heard(edge) for told in edges.values() for edge in told}
+
+
+def behind(graph: Graph, edge: Edge) -> str:
+    """Return the data key of the one sensor that speaks at a port without its node; else the port's variable."""
+    node, port = edge
+    variable = graph.nodes[node].bindings[port]
+    reached, waiting = {node}, [variable]
+    while waiting:
+        for other, _ in graph.bound(waiting.pop()):
+            if other not in reached:
+                reached.add(other)
+                waiting += graph.nodes[other].bindings.values()
+    keys = [key for name in reached - {node} if (key := graph.nodes[name].data) is not None]
+    return keys[0] if len(keys) == 1 else variable

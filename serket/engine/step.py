@@ -16,7 +16,7 @@ from torch import Tensor
 from serket.engine.blame import blamed
 from serket.engine.gate import check_gate, deviations
 from serket.engine.inference import Inference
-from serket.engine.plan import Call, Edge, Plan, plan
+from serket.engine.plan import Call, Edge, Plan, behind, plan
 from serket.engine.reading import Layout, Readings
 from serket.engine.share import gains, least_ratio
 from serket.errors import DataError, MessageError, SerketError
@@ -97,6 +97,7 @@ class Stepper:
         self._own = {name: traits(module).own_prior for name, module in modules.items()}
         self._restarts: dict[str, int] = {}
         self._beyond: dict[str, float] = {}
+        self._honest: dict[Edge, float] = {}
         self._warm: dict[Edge, Message] = {}
         self._still: dict[Edge, Message] = {}  # messages that no sensor of a set has had a word in
         self._tilted = False  # whether some message depends on what it answers
@@ -117,7 +118,7 @@ class Stepper:
         """
         seconds: dict[str, float] = {}
         failed: dict[str, str] = {}
-        self._beyond = {}
+        self._beyond, self._honest = {}, {}
         priors, carried, row_ns = self._priors(time_ns)
         said: dict[Edge, Message] = {}
         evidence: dict[str, Evidence] = {}
@@ -131,6 +132,8 @@ class Stepper:
             del said[edge]
             messages = self._pass(said, evidence, priors, failed, seconds)
         beliefs = {name: self._fold(name, messages, priors) for name in self.plan.edges}
+        doubts = {behind(self.graph, edge): honest for edge, honest in self._honest.items() if honest < 0.5}
+        doubted = {name: honest for name, honest in doubts.items() if name in readings or name in self.graph.variables}
         contribution, conflict = self._weigh(messages, said, evidence, priors, beliefs)
         after = {}
         for name, (port, variable) in self.plan.filters.items():
@@ -138,7 +141,7 @@ class Stepper:
             said_now = self._fold(variable, messages, {})
             after[name] = module.updated(carried[name], {port: projected(said_now)}) if said_now else carried[name]
         self.state = Carried(after, row_ns)
-        return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond)
+        return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond, doubted)
 
     def start_anew(self) -> None:
         """Let time go on from the next set, whatever its clock says: it is the next row."""
@@ -290,6 +293,9 @@ class Stepper:
             messages = dict(reply.messages)
             if "widened" in reply.info and (power := float(reply.info["widened"])) < 1:
                 self._beyond[key] = power
+            for told, honest in reply.info.items():
+                if told.startswith("honest."):
+                    self._honest[name, told.removeprefix("honest.")] = float(honest)
             if reply.includes:
                 messages = extrinsic(reply, inbox, self._own[name])
                 messages = {p: m.where(m.is_semidefinite(), m.semidefinite_part()) for p, m in messages.items()}

@@ -46,7 +46,11 @@ def plain(output: Output) -> dict[str, Any]:
         "beliefs": {name: _belief(belief) for name, belief in told.beliefs.items()},
         "contribution": {name: _short(value) for name, value in told.contribution.items()},
         "conflict": _short(told.conflict),
-        **({"gated": {name: _short(value) for name, value in told.gated.items()}} if told.gated else {}),
+        **{
+            field: {name: _short(value) for name, value in values.items()}
+            for field, values in (("gated", told.gated), ("beyond", told.beyond), ("doubted", told.doubted))
+            if values
+        },
         **({"failed": dict(told.failed)} if told.failed else {}),
     }
 

@@ -78,6 +78,9 @@ class Symptoms:
         for name, power in inference.beyond.items():
             text = f"{name}: unlike what it was trained on, counts {_share(power)}"
             found[name, "beyond"] = (Level.DEGRADED, text)
+        for name, honest in inference.doubted.items():
+            text = f"{name}: contradicted by other views, {_share(honest)} likely to be honest"
+            found[name, "robust"] = (Level.DEGRADED, text)
         for name, text in inference.failed.items():
             found[name, "error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
         if (count := len(came)) < self._least:

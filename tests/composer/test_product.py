@@ -109,6 +109,33 @@ def test_robust_beliefs_have_the_moments_of_the_mixture(views, eps, seed):
             assert float(down.variance()[row, 0]) == pytest.approx(variance, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_view_is_honest_as_probably_as_by_summing_over_who_lies(seed):
+    """p(view m honest | all), whichever ports are asked; a view that never lies is not asked about."""
+    eps = [0.2, 0.05, 0.0]
+    inbox = messages(generator(seed), 3)
+    s = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
+    info = infer(Product(ports(3), robust=eps), inbox).info
+    assert set(info) == {"honest.views[0]", "honest.views[1]"}
+    downward = infer(Product(ports(3), robust=eps), inbox, frozenset({"views[0]", "views[2]"}))
+    for row in range(4):
+        density = normal(s, float(inbox["shared"].mean()[row, 0]), float(inbox["shared"].variance()[row, 0]))
+        density = density / density.sum()
+        told = [inbox[f"views[{m}]"] for m in range(3)]
+        likely = [torch.exp(float(m.info[row, 0]) * s - float(m.precision[row, 0]) * s**2 / 2) for m in told]
+        mass = {}
+        for honest in itertools.product([True, False], repeat=3):
+            term = density.clone()
+            for m, trusted in enumerate(honest):
+                term = term * ((1 - eps[m]) * likely[m] if trusted else eps[m] * (density * likely[m]).sum())
+            mass[honest] = float(term.sum())
+        for m in range(2):
+            wanted = sum(value for honest, value in mass.items() if honest[m]) / sum(mass.values())
+            assert float(info[f"honest.views[{m}]"][row]) == pytest.approx(wanted, abs=1e-9)
+    for name, value in info.items():
+        torch.testing.assert_close(downward.info[name], value)
+
+
 def test_robust_and_trust_go_together():
     """Trust tempers a view's message before anyone asks whether it lies."""
     inbox = messages(generator(5), 2, 2, full=True)
