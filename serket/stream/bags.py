@@ -57,7 +57,7 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
         wanted = {named(topic): key for key, topic in topics.items()}
         there = [f"{topic} ({kind})" for topic, kind in known.items()]
         if missing := [topic for topic in wanted if topic not in known]:
-            fix = next(filter(None, (suggestion(topic, known) for topic in missing)), "")
+            fix = next(filter(None, (suggestion(topic, known.keys() - wanted) for topic in missing)), "")
             if len(missing) == len(wanted):
                 raise DataError(
                     "the bag has none of the sensors' topics",

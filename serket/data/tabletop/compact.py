@@ -1,8 +1,8 @@
-"""From recordings to rows to learn from: eight moments of an episode, each a picture and a tenth of a second."""
+"""From recordings to moments, each a picture and a tenth of a second: eight of an episode to learn from, or all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from serket.data.tabletop.objects import CATEGORIES
 from serket.data.tabletop.record import EPISODE_S, episode
 
-__all__ = ["FRAMES", "PIXELS", "WINDOW", "compact", "joined", "shrunk", "summary"]
+__all__ = ["FRAMES", "PIXELS", "WINDOW", "compact", "joined", "moments", "shrunk", "streamed", "summary"]
 
 Array = NDArray[Any]
 
@@ -41,16 +41,41 @@ def compact(numbers: Iterable[int], seed: int, *, test: bool) -> dict[str, Array
         rng = np.random.default_rng([seed, number, test, 1])
         each = STEPS // MOMENTS
         steps = np.arange(MOMENTS) * each + rng.integers(each, size=MOMENTS)
-        one = episode(seed, number, test=test, frames=[FRAMES * int(step) + FRAMES - 1 for step in steps])
-        rows["camera"].append(shrunk(one["camera"]))
-        for key in ("touch", "joints"):
-            rows[key].append(summary(one[key])[steps].astype(np.float16))
+        one = moments(seed, number, steps.tolist(), test=test)
+        for key in ("camera", "touch", "joints"):
+            rows[key].append(one[key])
         rows["stamp_ns"].append(one["camera_stamp_ns"])
         rows["episode"].append(np.full(MOMENTS, number))
         rows["label"].append(np.full(MOMENTS, one["label"]))
         told = not test and number // len(CATEGORIES) % 5 < 2
         rows["name"].append(np.full(MOMENTS, one["label"] if told else -1))
     return {key: np.concatenate(values) for key, values in rows.items()}
+
+
+def moments(seed: int, number: int, steps: Sequence[int], *, test: bool) -> dict[str, Any]:
+    """Record an episode and keep some of its forty tenths of a second.
+
+    Args:
+        seed: of the data set.
+        number: of the episode.
+        steps: which tenths, in order.
+        test: of the objects for testing.
+
+    Returns:
+        A recording: ``camera`` ``(steps, 16, 16, 4)`` uint8, ``touch`` ``(steps, 24)`` and ``joints`` ``(steps, 30)``
+        float16, and for each KEY ``KEY_stamp_ns``, when the last that is in it was measured; ``label``.
+    """
+    one = episode(seed, number, test=test, frames=[FRAMES * step + FRAMES - 1 for step in steps])
+    kept = {"camera": shrunk(one["camera"]), "camera_stamp_ns": one["camera_stamp_ns"], "label": one["label"]}
+    for key in ("touch", "joints"):
+        kept[key] = summary(one[key])[steps].astype(np.float16)
+        kept[f"{key}_stamp_ns"] = one[f"{key}_stamp_ns"][WINDOW - 1 :: WINDOW][steps]
+    return kept
+
+
+def streamed(seed: int, number: int) -> dict[str, Any]:
+    """Return a test episode as the shipped graphs read it: all its :func:`moments`, ten a second."""
+    return moments(seed, number, range(STEPS), test=True)
 
 
 def shrunk(pictures: Array) -> Array:
