@@ -24,8 +24,10 @@ class KernelComposer:
 
     f_m are Gaussian processes on the views' messages, means and variances, tuned by leave-one-out; R_m is the
     covariance of their leave-one-out errors, wider where a view is unlike those seen (robust Bayesian committee
-    machine, Deisenroth & Ng 2015). s holds the principal components of all latents together, in their own units: under
-    no other owner p(s) = N(0, their variances). Where a row lacks latents, the others' predictions stand in.
+    machine, Deisenroth & Ng 2015). Errors of several sources have much in common: the mean is that of the product, but
+    of the precision that k sources add up to a share is left, measured on rows left out. s holds the principal
+    components of all latents together, in their own units: under no other owner p(s) = N(0, their variances). Where a
+    row lacks latents, the others' predictions stand in.
 
     Args:
         ports: ``shared`` (parent) and ``views`` (children), Gaussian, of any sizes.

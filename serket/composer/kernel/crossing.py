@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from serket.composer.kernel.gaussian_process import rooted, tune
-from serket.composer.kernel.translation import LEAST, Population, Reading, Target, Translator
+from serket.composer.kernel.overlap import Overlap
+from serket.composer.kernel.translation import LEAST, LeftOut, Population, Reading, Target, Translator
 from serket.messages import Gaussian, some_of
 from serket.protocol import Progress
 
@@ -29,6 +30,7 @@ class Crossing:
     Args:
         population: of every view.
         translators: by (source, target); targets are views and ``shared``.
+        overlaps: by target, what its sources have in common.
         loading: per view ``(D, S)``: E[u | s] = loading s.
         rest: per view ``(D, D)``: Cov[u | s].
         prior: covariance of s, ``(S, S)``, about 0.
@@ -36,6 +38,7 @@ class Crossing:
 
     population: Mapping[str, Population]
     translators: Mapping[tuple[str, str], Translator]
+    overlaps: Mapping[str, Overlap]
     loading: Mapping[str, Tensor]
     rest: Mapping[str, Tensor]
     prior: Tensor
@@ -46,17 +49,23 @@ class Crossing:
         return Gaussian.from_moments(torch.zeros_like(self.prior[0]), self.prior)
 
     def told(self, target: str, readings: Mapping[str, Reading]) -> Gaussian:
-        """Return the product of what all other views say of a target, in units of its population."""
+        """Return what all other views say of a target, in units of its population: their product, as sure as measured.
+
+        A source that fades is less than one: they are (sum w)^2 / sum w^2.
+        """
         some = next(iter(readings.values()))
-        size = len(self.population[target].mean) if target in self.population else len(self.prior)
-        info = some.mean.new_zeros(len(some.mean), size)
-        precision = info.new_zeros(len(info), size, size)
+        marginal = self.population[target].correlation if target in self.population else self.prior
+        info = some.mean.new_zeros(len(some.mean), len(marginal))
+        precision, total = info.new_zeros(*info.shape, len(marginal)), info.new_zeros(2, len(info))
         for source, reading in readings.items():
             if source != target and (source, target) in self.translators:
                 translator = self.translators[source, target]
                 eta, weight = translator(reading)
                 info, precision = info + eta, precision + weight[:, None, None] * translator.precision
-        return Gaussian(info, precision)
+                total = total + torch.stack([weight, weight.square()])
+        prior = Gaussian.from_moments(torch.zeros_like(marginal[0]), marginal)
+        sources = total[0].square() / torch.where(total[1] > 0, total[1], 1.0)
+        return self.overlaps[target].counted(Gaussian(info, precision), prior, sources)
 
     def base(self, view: str, above: Gaussian) -> Gaussian:
         """Return what the inbox at ``shared`` says of a view, N(A m, Psi + A V A'); under its prior, the marginal."""
@@ -96,9 +105,17 @@ class Crossing:
         readings = {name: reading for name, (reading, _) in read.items()}
         unread = {name: covariance for name, (_, covariance) in read.items()}
         translators: dict[tuple[str, str], Translator] = {}
+        left_out: dict[str, list[LeftOut]] = {name: [] for name in (*names, "shared")}
         curve: list[float] = []
 
-        def report(name: str, gained: Sequence[float]) -> None:
+        def learn(name: str, targets: Mapping[str, Target]) -> None:
+            found = _translate(readings[name], unread[name], targets, inducing)
+            gained = []
+            for target, (translator, said) in found.items():
+                translators[name, target] = translator
+                left_out[target].append(said)
+                total = targets[target].values.square().sum().clamp_min(1e-12)
+                gained.append(1 - float(said.errors.square().sum() / total))
             curve.extend(gained)
             if progress:
                 progress(len(curve), len(names) ** 2, f"{name} explains {sum(gained) / len(gained):.2f}")
@@ -111,10 +128,13 @@ class Crossing:
                     values = readings[target].mean[both]
                     targets[target] = Target(both, values, population[target].correlation, unread[target])
             if targets:
-                found, gained = _translate(readings[source], unread[source], targets, inducing)
-                translators |= {(source, target): translator for target, translator in found.items()}
-                report(source, gained)
-        latents, doubt = _completed(population, readings, translators)
+                learn(source, targets)
+        overlaps = {}
+        for name in names:
+            rows = readings[name].present.nonzero().flatten()
+            whole = Target(rows, readings[name].mean[rows], population[name].correlation, unread[name])
+            overlaps[name] = Overlap.measure(left_out[name], whole)
+        latents, doubt = _completed(population, readings, translators, overlaps)
         blocks = {source: torch.block_diag(*(doubt[source, name] for name in names)) for source in ("", *names)}
         components, loadings, prior, second = _components(latents, blocks[""], size)
         if before is not None:
@@ -129,18 +149,18 @@ class Crossing:
             rows = readings[source].present.nonzero().flatten()
             if len(rows) > 1:
                 doubted = projection.T @ blocks[source] @ projection
-                into = {"shared": Target(rows, components[rows], prior, doubt=doubted)}
-                found, gained = _translate(readings[source], unread[source], into, inducing)
-                translators[source, "shared"] = found["shared"]
-                report(source, gained)
+                learn(source, {"shared": Target(rows, components[rows], prior, doubt=doubted)})
+        everything = Target(torch.arange(len(components)).to(components.device), components, prior,
+                            doubt=projection.T @ blocks[""] @ projection)  # fmt: skip
+        overlaps["shared"] = Overlap.measure(left_out["shared"], everything)
         loading, rest, start = {}, {}, 0
         for name in names:
             dims = slice(start, start + len(unread[name]))
             loading[name], start = loadings[dims], dims.stop
             values, vectors = torch.linalg.eigh(second[dims, dims] - (loading[name] @ prior) @ loading[name].T)
-            left_out = (vectors * values.clamp_min(LEAST)) @ vectors.T
-            rest[name] = left_out + unread[name]
-        return cls(population, translators, loading, rest, prior), curve
+            unexplained = (vectors * values.clamp_min(LEAST)) @ vectors.T
+            rest[name] = unexplained + unread[name]
+        return cls(population, translators, overlaps, loading, rest, prior), curve
 
     def to(self, like: Tensor) -> Crossing:
         """Return it on another's device."""
@@ -156,6 +176,7 @@ class Crossing:
             parts = {"mean": population.mean, "scale": population.scale, "correlation": population.correlation}
             parts |= {"loading": self.loading[name], "rest": self.rest[name]}
             found |= {f"{name}.{part}": values for part, values in parts.items()}
+        found |= {f"{name}.shares": overlap.shares for name, overlap in self.overlaps.items()}
         for (source, target), translator in self.translators.items():
             found |= {f"{source}>{target}.{part}": values for part, values in translator.tensors().items()}
         return found
@@ -174,16 +195,16 @@ class Crossing:
                 if held:
                     like = [one for (other, _), one in translators.items() if other == source]
                     translators[source, target] = Translator.from_tensors(held, like)
+        overlaps = {name: Overlap(state[f"{name}.shares"]) for name in (*names, "shared")}
         loading, rest = ({name: state[f"{name}.{part}"] for name in names} for part in ("loading", "rest"))
-        return cls(population, translators, loading, rest, state["prior"])
+        return cls(population, translators, overlaps, loading, rest, state["prior"])
 
 
 def _translate(
     source: Reading, unread: Tensor, targets: Mapping[str, Target], inducing: int
-) -> tuple[dict[str, Translator], list[float]]:
+) -> dict[str, tuple[Translator, LeftOut]]:
     """Learn translators from one source; targets of the same rows are tuned together, and share what they can."""
-    found: dict[str, Translator] = {}
-    gained: dict[str, float] = {}
+    found: dict[str, tuple[Translator, LeftOut]] = {}
     left = dict(targets)
     while left:
         rows = next(iter(left.values())).rows
@@ -200,15 +221,15 @@ def _translate(
             key = (float(kernel.metric[0]), noise)
             if points is None and key not in roots:
                 roots[key] = rooted(kernel, inputs, noise)
-            found[name], errors = Translator.learn(kernel, inputs, target, noise, points, roots.get(key))
-            gained[name] = 1 - float(errors.square().sum() / target.values.square().sum().clamp_min(1e-12))
-    return {name: found[name] for name in targets}, [gained[name] for name in targets]
+            found[name] = Translator.learn(kernel, inputs, target, noise, points, roots.get(key))
+    return {name: found[name] for name in targets}
 
 
 def _completed(
     population: Mapping[str, Population],
     readings: Mapping[str, Reading],
     translators: Mapping[tuple[str, str], Translator],
+    overlaps: Mapping[str, Overlap],
 ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
     """Return all rows' latents side by side, ``(rows, sum of D)``, predicted where they are missing; and the doubt.
 
@@ -216,7 +237,7 @@ def _completed(
     the target is not, over the number of rows with the source; with source "" over all rows.
     """
     marginal = {name: one.correlation for name, one in population.items()}
-    crossing = Crossing(population, translators, {}, {}, torch.zeros(0))
+    crossing = Crossing(population, translators, overlaps, {}, {}, torch.zeros(0))
     everywhere = torch.ones_like(next(iter(readings.values())).present)
     present = {"": everywhere, **{name: reading.present for name, reading in readings.items()}}
     whole, doubt = [], {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from serket.composer.kernel.gaussian_process import JITTER, Kernel, Posterior, regress, rooted
 from serket.messages import Gaussian, pooled_moments, some_of
 
-__all__ = ["LEAST", "Population", "Reading", "Target", "Translator"]
+__all__ = ["LEAST", "LeftOut", "Population", "Reading", "Target", "Translator"]
 
 LEAST_READ = 1 / 3
 LEAST = 1e-4  # of a variance, over that of the population: float32 has to hold both
@@ -114,6 +114,25 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """What a translator says of its training rows, each left out.
+
+    Args:
+        rows: ``(N,)``, rising.
+        errors: of the process, ``(N, T)``.
+        eta: ``(N, T)``, as :class:`Translator` returns it.
+        weight: ``(N,)``, likewise.
+        precision: ``(T, T)``, that weight 1 has.
+    """
+
+    rows: Tensor
+    errors: Tensor
+    eta: Tensor
+    weight: Tensor
+    precision: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Translator:
     """The potential N(u; f(x), R(x)) / N(u; 0, Sigma) of a target u, with R(x)^-1 = Sigma^-1 + w(x) (R^-1 - Sigma^-1).
 
@@ -138,7 +157,7 @@ class Translator:
     def learn(
         cls, kernel: Kernel, inputs: Tensor, target: Target, noise: float, points: Tensor | None = None,
         root: Tensor | None = None,
-    ) -> tuple[Translator, Tensor]:  # fmt: skip
+    ) -> tuple[Translator, LeftOut]:  # fmt: skip
         """Learn from means of readings ``(N, D)`` and ``(N, T)``.
 
         Args:
@@ -150,19 +169,21 @@ class Translator:
             root: of the inputs' kernel plus noise, where it is known.
 
         Returns:
-            The translator, and the leave-one-out errors ``(N, T)``.
+            The translator, and what it says of each row left out.
         """
         posterior, errors, left = regress(kernel, inputs, target.values, noise, points, root)
         gained = _gained(left, noise)
         typical = gained.mean().clamp_min(1e-12)
-        weight = (gained / typical).clamp_max(1.0).sqrt().unsqueeze(1)
+        weight = (gained / typical).clamp_max(1.0)
+        root, predicted = weight.sqrt().unsqueeze(1), target.values - errors
         if target.unread is None:
             # Components are uncorrelated, and told one by one: joint errors would pull apart what lies together.
-            residual = (weight * errors).square().mean(0).diag()
+            residual = (root * errors).square().mean(0).diag()
         else:
             stretch = _unshrunk(target.marginal, target.unread)
             posterior = replace(posterior, weights=(posterior.weights @ stretch).contiguous())
-            residual = _about(weight * target.values, weight * ((target.values - errors) @ stretch), target)
+            predicted = predicted @ stretch
+            residual = _about(root * target.values, root * predicted, target)
         if target.doubt is not None:
             residual = residual + target.doubt
         size = len(residual)
@@ -174,15 +195,18 @@ class Translator:
         values = values.clamp_min(LEAST)
         pull = (basis * torch.where(told, 1 / values, 0.0)) @ basis.T
         precision = (basis * torch.where(told, 1 / values - 1, 0.0)) @ basis.T
-        return cls(posterior, pull, precision, typical), errors
+        found = cls(posterior, pull, precision, typical)
+        return found, LeftOut(target.rows, errors, found._told(predicted, weight), weight, precision)
 
     def __call__(self, reading: Reading) -> tuple[Tensor, Tensor]:
         """Return eta ``(rows, T)`` and the weight w ``(rows,)`` of the precision; both zero where nothing is read."""
         mean, left = self.posterior(reading.mean, reading.variance)
         weight = torch.where(reading.present, (_gained(left, self.posterior.noise) / self.typical).clamp_max(1.0), 0.0)
+        return torch.where((weight > 0).unsqueeze(1), self._told(mean, weight), 0.0), weight
+
+    def _told(self, mean: Tensor, weight: Tensor) -> Tensor:
         # (1 / R - (1 - w) (1 / R - 1 / Sigma)) f: alone, the source is believed to the letter, its mean f.
-        told = mean @ self.pull - (1 - weight).unsqueeze(1) * (mean @ self.precision)
-        return torch.where((weight > 0).unsqueeze(1), told, 0.0), weight
+        return mean @ self.pull - (1 - weight).unsqueeze(1) * (mean @ self.precision)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what :meth:`from_tensors` takes: without inducing points ``explained`` follows from the others."""
