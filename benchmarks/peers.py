@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("SERKET_PEERS", Path.home() / ".cache" / "serket-peers"))
 CHILD, VERSION = HERE / "peers_child.py", "v1"  # another version does not take old cells for its own
 PEERS = ("MVAE", "MMVAE", "MoPoE", "MVTCAE", "JMVAE", "MMVAE+", "JNF")
+SCALES = ("", ", one scale")  # of columns, or of views: benchmarks/peers_child.py
 # multivae asks for torchvision, of which there is none for this torch, and for torchmetrics, which only scores need.
 NEEDS = (
     "torch==2.13.0 numpy scipy scikit-learn pydantic tqdm typing_extensions cloudpickle pandas pillow nltk matplotlib"
@@ -68,7 +69,7 @@ def peer_cells(data, given, train=True):
     folder = CACHE / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     cells, jobs = {}, []
-    wanted = product(range(given.seeds), range(given.splits), PEERS)
+    wanted = product(range(given.seeds), range(given.splits), [peer + scale for scale in SCALES for peer in PEERS])
     for seed, split, peer in sorted(wanted, key=lambda one: (one[0], one[2].startswith("MMVAE"), one[1])):
         source = folder / f"{'-'.join(data.arrays)}.{split}.npz"
         if not source.exists():

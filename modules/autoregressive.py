@@ -52,9 +52,10 @@ class Autoregressive(ClassDensity):
         self.hidden, self.name, self.likelihood = list(hidden), likelihood, LIKELIHOODS[likelihood]
 
     def _initial(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        weights = self.likelihood.fit_scaling(values, None)
         if self.name == "gaussian":
-            weights["location"], weights["scale"] = varying(values)
+            weights = dict(zip(("location", "scale"), varying(values), strict=True))
+        else:
+            weights = self.likelihood.fit_scaling(values, None)
         inputs, outputs = self._widths(weights)
         sizes = [inputs + self.categories, *self.hidden, outputs]
         return weights | initial("net", sizes, values, generator)

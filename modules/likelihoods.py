@@ -46,11 +46,12 @@ class Likelihood(Protocol):
 
 
 class GaussianLikelihood:
-    """N(x; location + scale f(z), scale^2 exp(log_variance)): location per dimension, one scale for all of them.
+    """N(x; location + unit f(z), scale^2 exp(log_variance)): location and unit per dimension, one scale for all.
 
     One scale keeps the views' dimensions in proportion: small ones stay small, as in principal components. Where one
     dimension holds over nine tenths of the variance of all, they are in different units, and one scale would leave
-    nothing of the others: then each has its own.
+    nothing of the others: then each has its own. The unit is the dimension's own deviation all the same: a network that
+    answers in another is a noise to small dimensions, which the loss, small as well, does not mend.
     """
 
     def fit_scaling(self, values: Tensor, variance: float | None) -> dict[str, Tensor]:
@@ -61,6 +62,7 @@ class GaussianLikelihood:
         log_variance = -1.0 if variance is None else math.log(variance)
         return {
             "location": values.mean(0),
+            "unit": variances.sqrt(),
             "scale": torch.where(spread > 0, spread, torch.ones_like(spread)),
             "log_variance": torch.full((), log_variance).to(values),
         }
@@ -74,15 +76,15 @@ class GaussianLikelihood:
         return state["location"].shape[0]
 
     def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
-        """-sum_d [ (x_d - f_d)^2 / v + log(2 pi v) ] / 2 - sum_d log scale_d, x scaled, v = exp(log_variance)."""
-        log_variance = state["log_variance"]
-        square = F.mse_loss(output, inputs.expand_as(output), reduction="none").sum(-1) * (-log_variance).exp()
+        """-sum_d [ (x_d - m_d)^2 / v + log(2 pi v) ] / 2 - sum_d log scale_d, scaled x and m, v = exp(log_variance)."""
+        log_variance, mean = state["log_variance"], output * (state["unit"] / state["scale"])
+        square = F.mse_loss(mean, inputs.expand_as(mean), reduction="none").sum(-1) * (-log_variance).exp()
         constant = log_variance + math.log(2 * math.pi) + 2 * state["scale"].log().mean()
         return -(square + inputs.shape[-1] * constant) / 2
 
     def distribution(self, output: Tensor, state: State) -> Distribution:
         """Normal in the units of the data."""
-        mean = state["location"] + state["scale"] * output
+        mean = state["location"] + state["unit"] * output
         deviation = state["scale"] * (state["log_variance"] / 2).exp()
         return Independent(Normal(mean, deviation.expand_as(mean)), 1)
 

@@ -52,7 +52,7 @@ def quadrature(state, size, x, inbox, counts):
     pi, cell = simplex(size)
     hidden = torch.relu((size * pi - 1) @ state["decoder.0.weight"].T + state["decoder.0.bias"])
     out = hidden @ state["decoder.1.weight"].T + state["decoder.1.bias"]
-    mean, deviation = state["location"] + state["scale"] * out, state["scale"] * (state["log_variance"] / 2).exp()
+    mean, deviation = state["location"] + state["unit"] * out, state["scale"] * (state["log_variance"] / 2).exp()
     log_p = torch.distributions.Normal(mean, deviation).log_prob(x.unsqueeze(1)).sum(-1)
     log_n = inbox.counts @ pi.log().T + cell
     log_q = (log_n + counts @ pi.log().T).log_softmax(-1)
@@ -124,14 +124,15 @@ def test_the_message_of_a_fitted_decoder_equals_quadrature(size):
     """Under a uniform inbox every row's belief has the mean of the exact one; under others it is near."""
     module, x, pi = learnt(size)
     nothing = Dirichlet.vacuous((30,), size, dtype=torch.float64)
-    assert float(mean_error(module, x[:30], nothing).max()) < 1e-2
+    exact = float(mean_error(module, x[:30], nothing).max())
+    assert exact < 1e-2
     says = Dirichlet(4 * torch.rand(30, size, generator=generator(3)).double())
     found = mean_error(module, x[:30], says)
     assert float(found.median()) < 0.03 and float(found.max()) < 0.1, "no Dirichlet is right under every inbox"
     told = module.infer({"words": nothing}, Evidence.of(x[:30]), generator=generator()).messages["words"]
     assert float(told.mean().var(0).mean()) > 0.3 * float(pi.var(0).mean()), "the counts collapsed"
     module.points = 0  # the encoder's own counts: what is put right
-    assert float(mean_error(module, x[:30], nothing).max()) > 1e-2
+    assert float(mean_error(module, x[:30], nothing).max()) > max(5e-3, 2 * exact)
 
 
 def sampled_error(size, rows=16):
@@ -140,7 +141,7 @@ def sampled_error(size, rows=16):
     state, inbox = module.state(), Dirichlet.vacuous((rows,), size, dtype=torch.float64)
     pi = inbox[:1].sample(generator(9), (500_000,)).squeeze(1)
     hidden = torch.relu((size * pi - 1) @ state["decoder.0.weight"].T + state["decoder.0.bias"])
-    mean = state["location"] + state["scale"] * (hidden @ state["decoder.1.weight"].T + state["decoder.1.bias"])
+    mean = state["location"] + state["unit"] * (hidden @ state["decoder.1.weight"].T + state["decoder.1.bias"])
     law = torch.distributions.Normal(mean, state["scale"] * (state["log_variance"] / 2).exp())
     truth = torch.stack([law.log_prob(row).sum(-1).softmax(0) @ pi for row in x[:rows]])
     found = []

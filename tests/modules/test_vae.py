@@ -48,7 +48,7 @@ def decoded_log_density(module, likelihood, x, z):
     out = (hidden @ s["decoder.1.weight"].T + s["decoder.1.bias"]).unsqueeze(0)
     x = x.unsqueeze(1)
     if likelihood == "gaussian":
-        mean, variance = s["location"] + s["scale"] * out, s["scale"] ** 2 * s["log_variance"].exp()
+        mean, variance = s["location"] + s["unit"] * out, s["scale"] ** 2 * s["log_variance"].exp()
         return -((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance)).sum(-1) / 2
     if likelihood == "bernoulli":
         p = 1 / (1 + torch.exp(-out))
@@ -110,7 +110,7 @@ def linear_toy(size=1):
     row = torch.zeros(1, WIDTH, dtype=torch.float64) + a / variance
     module = VAE(latent(1), hidden=[1], variance=variance)
     module.load({
-        "location": location, "scale": scale, "log_variance": torch.tensor(variance, dtype=torch.float64).log(),
+        "location": location, "unit": scale.expand(WIDTH), "scale": scale, "log_variance": torch.tensor(variance, dtype=torch.float64).log(),
         "encoder.0.weight": row, "encoder.0.bias": torch.tensor([lift]).double() - row @ b,
         "encoder.1.weight": torch.tensor([[1.0], [0.0]]).double(),
         "encoder.1.bias": torch.stack([torch.tensor(-lift).double(), torch.expm1(lam).log()]),

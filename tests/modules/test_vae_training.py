@@ -243,3 +243,16 @@ def test_a_dimension_that_the_data_say_nothing_of_is_silent():
     assert bool((potential.precision[:, speaks].mean(0) > 0.05).all())
     _, variance = pooled_moments(potential)
     assert 0.3 < float(variance[speaks].min()) and float(variance.max()) < 5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_small_columns_are_no_noise(seed):
+    """Three columns in thousandths of the others weigh nothing in the loss; they are told no worse than by their mean."""
+    _, x = world("gaussian", seed)
+    x[:, 5:] /= 1000
+    module, _ = fitted(x[:200], seed)
+    above = Gaussian.standard((100,), 2, dtype=torch.float64)
+    reply = module.infer({"latent": above}, Evidence.of(x[200:]), generator=generator())
+    made = module.predict({"latent": above * reply.messages["latent"]}, generator=generator()).mean
+    left = (made - x[200:]).square().mean(0) / x[200:].var(0)
+    assert (left < 1.05).all()
