@@ -26,11 +26,12 @@ from serket.cli.shared import (
 from serket.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from serket.graph.stream import StreamEntry
     from serket.model import Model
     from serket.stream import Observation
+    from serket.stream.counters import Count
     from serket.stream.play import Sink
 
 LAST = "stream/last.json"
@@ -175,6 +176,25 @@ def _play(
         for path in (out, rerun, picture):
             if path is not None and str(path) != LIVE:
                 show_text(f"written to {near(path)}")
+    if not any(count.used for count in pipeline.counts.values()):
+        raise _useless(told["source"], pipeline.counts)
+
+
+def _useless(source: str, counts: Mapping[str, Count]) -> DataError:
+    """Return what to say of a stream of which nothing was used."""
+    from serket.stream.counters import REASONS
+
+    told = []
+    for name, count in counts.items():
+        lost = [f"{number} {reason} ({REASONS[reason]})" for reason, number in count.dropped.most_common() if number]
+        told.append(f"{name}: {count.received} received" + "".join(f", {one}" for one in lost))
+    return DataError(
+        "no reading was used",
+        where=source,
+        expected="a reading at least that goes into a set and is believed",
+        found="; ".join(told),
+        fix="mend what the reasons name: the source, or the graph's stream: (docs/streams.md)",
+    )
 
 
 def _topics(model: Model, entry: StreamEntry, pairs: list[str]) -> dict[str, str]:

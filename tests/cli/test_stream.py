@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -68,6 +69,20 @@ def test_it_runs_at_a_pace(run):
 def test_mistakes(run, arguments, text):
     done = serket("stream", run, *arguments)
     assert text in str(done.exception)
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_stream_of_which_nothing_is_used_fails_and_says_why(run, tmp_path, rows):
+    """Half a second is over before any output; after four, predictions have gone out, and they are no success."""
+    recording, stamps = tmp_path / "wide.npz", np.arange(rows) * 10**8
+    np.savez(recording, camera=np.zeros((rows, 3)), wheel=np.zeros((rows, 1)), camera_stamp_ns=stamps, wheel_stamp_ns=stamps)  # fmt: skip
+    done = serket("stream", run, "--source", recording)
+    assert done.exit_code != 0
+    assert f"sets: {0 if rows == 5 else 3}" in done.output
+    assert "no reading was used" in str(done.exception)
+    assert f"camera: {rows} received, {rows} shape (not as many numbers as the module was trained on)" in str(
+        done.exception
+    )
 
 
 def test_nothing_to_replay(tmp_path):
