@@ -1,4 +1,4 @@
-"""A sensor that starts to lie, on a stream: python benchmarks/lying.py [--rows 1000]. Writes benchmarks/lying.md.
+"""A sensor that starts to lie, on a stream: python benchmarks/lying.py [--rows 400]. Writes benchmarks/lying.md.
 
 Three sensors look at one place, a mixture says of what kind it is. From the middle of the stream on one of them is
 shifted by ten standard deviations, up or down, in every reading. Accuracy is that of the beliefs that go out from then
@@ -86,7 +86,7 @@ def cases(count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=400)
     options = parser.parse_args()
     found = list(cases(options.rows))
     data, kind = rows(options.rows, 1)

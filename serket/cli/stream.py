@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LAST = "stream/last.json"
 LIVE = "ros2"
+MOST_REASONS, COLUMNS = 5, 80
 
 HzOpt = Annotated[float | None, typer.Option("--hz", min=0.001, help="Rows per second of a source without stamps.")]
 TopicOpt = Annotated[
@@ -234,6 +235,9 @@ def _show(summary: dict[str, Any]) -> None:
     levels = ", ".join(f"{name} {count}" for name, count in summary["levels"].items())
     pace = f", {summary['per_second']:g} a second" if summary["per_second"] else ""
     show_text(f"sets: {summary['sets']}{pace}; {levels or 'none'}")
+    for reason, count in [*summary["reasons"].items()][:MOST_REASONS]:
+        line = f"  in {count}: {reason}"
+        show_text(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}...")
     for name, count in summary["sensors"].items():
         lost = ", ".join(f"{number} {reason}" for reason, number in count["dropped"].items())
         show_text(f"{name}: received {count['received']}, used {count['used']}" + (f", dropped {lost}" if lost else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from serket.stream.pipeline import Pipeline
 __all__ = ["Account"]
 
 KEPT = 10_000  # the last outputs, of which times are told
+MOST_REASONS, TOLD_REASONS = 100, 10
+_AMOUNT = re.compile(r"(less than )?\d[\d.]*( m?s\b)?")  # what differs from one output to the next
 
 
 class Account:
@@ -21,7 +24,8 @@ class Account:
 
     def __init__(self) -> None:
         self.levels: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # without their numbers
+        self._words: dict[str, str] = {}  # as each was last told
         self._latency: deque[int] = deque(maxlen=KEPT)
         self._seconds: dict[str, deque[float]] = {}
         self._first: int | None = None
@@ -30,7 +34,12 @@ class Account:
     def put(self, output: Output) -> None:
         """Count one."""
         self.levels[output.level.value] += 1
-        self.reasons.update(reason.split(": ")[0] for reason in output.reasons)
+        for reason in output.reasons:
+            who, colon, what = reason.partition(": ")
+            kind = who + colon + _AMOUNT.sub("..", what)
+            if kind in self.reasons or len(self.reasons) < MOST_REASONS:
+                self.reasons[kind] += 1
+                self._words[kind] = reason
         self._latency.append(output.latency_ns)
         for name, seconds in output.inference.seconds.items():
             self._seconds.setdefault(name, deque(maxlen=KEPT)).append(seconds)
@@ -38,12 +47,17 @@ class Account:
         self._last = output.emitted_ns
 
     def summary(self, pipeline: Pipeline) -> dict[str, Any]:
-        """Return plain data: ``sensors`` is the account of each, ``ms`` percentiles, over the last 10 000 sets."""
+        """Return plain data.
+
+        ``reasons`` are those that most sets had, as last told; ``sensors`` is the account of each; ``ms`` percentiles,
+        over the last 10 000 sets.
+        """
         span = (self._last - (self._first or 0)) / 1e9
         return {
             "sets": pipeline.sets,
             "per_second": round((pipeline.sets - 1) / span, 2) if span > 0 else None,
             "levels": dict(self.levels),
+            "reasons": {self._words[kind]: count for kind, count in self.reasons.most_common(TOLD_REASONS)},
             "sensors": {name: count.as_dict() for name, count in pipeline.counts.items()},
             "missed_deadlines": pipeline.missed_deadlines,
             "clock_resets": pipeline.clock_resets,

@@ -45,7 +45,7 @@ class Output:
         emitted_ns: when it went to the modules, in receipt time.
         inference: beliefs and what else the engine says.
         present: the sensors in it that were believed.
-        age_ns: by sensor in it, emitted less measured.
+        age_ns: by sensor, emitted less measured: of its reading in the set, else of its last one that was believed.
         skew_ns: by sensor in it, measured less ``time_ns``.
         level: the health.
         reasons: why it is not OK, worst first.

@@ -63,6 +63,7 @@ class Pipeline:
             self._history = History(engine, nanoseconds(entry.history_ms), self._complete)
         self._ready: deque[Set] = deque()
         self._clocks: dict[str, str] = {}
+        self._believed: dict[str, int] = {}  # when what was last believed of a sensor was measured
         self._now = self._busy = -(1 << 63)
         self._silence = nanoseconds(entry.silence_ms)
         self._speaks: int | None = None  # when something was last taken in or said
@@ -267,7 +268,7 @@ class Pipeline:
         took = {} if self._service is None else {name: round(1e9 * s) for name, s in inference.seconds.items()}
         return Output(
             moment, self._now, inference, tuple(used),
-            {name: self._now - one.time_ns for name, one in used.items()},
+            {n: self._now - t for n, t in (self._believed | {n: one.time_ns for n, one in used.items()}).items()},
             {name: one.time_ns - moment for name, one in used.items()},
             level, reasons, latency, revised, took,
         )  # fmt: skip
@@ -285,6 +286,7 @@ class Pipeline:
             else:
                 count.used += 1
                 self.intakes[name].last_used = self._now
+                self._believed[name] = max(self._believed.get(name, one.time_ns), one.time_ns)
                 believed[name] = one
         return believed
 
@@ -295,6 +297,7 @@ class Pipeline:
             outputs.append(self._infer(self._ready.popleft()))
         for intake in self.intakes.values():
             intake.trust()
+        self._believed.clear()
         self.engine.start_anew()
         if self._history is not None:
             self._history.forget()

@@ -65,7 +65,7 @@ class Symptoms:
             if quiet > self._limit[name]:
                 found["", f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
                 heard.add(name)  # what its last readings were like is forgotten then
-            elif (idle := now - (intake.last_used or self._begun)) > self._limit[name]:
+            elif (idle := now - (self._begun if intake.last_used is None else intake.last_used)) > self._limit[name]:
                 found["", f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
             elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
                 text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"

@@ -77,7 +77,7 @@ class View:
             gives = output.inference.contribution.get(name)
             table.add_row(
                 Text(name, "" if name in output.present else "dim"),
-                "-" if age is None else f"{age / 1e6:.0f} ms",
+                "-" if age is None else f"{age / 1e6:.0f} ms" if age < 1e10 else f"{age / 1e9:.0f} s",
                 "-" if hz is None else f"{hz:.1f}",
                 "-" if gives is None else f"{gives:.1f} nats",
                 str(count.used),

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serket.cli import app
+from serket.cli.stream import _show
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,26 @@ def test_json_is_the_account(run):
     told = json.loads(done.stdout)
     assert told["sensors"]["wheel"] == {"received": 60, "used": 60, "held": 0, "dropped": {}}
     assert told["levels"] == {"OK": 60}
+
+
+def test_it_says_at_the_end_why_it_was_degraded(run, tmp_path):
+    stamps = np.arange(60) * 100_000_000
+    wide = {"camera": np.zeros((60, 3)), "wheel": np.zeros((60, 2))}
+    np.savez(tmp_path / "wide.npz", **wide, **{f"{key}_stamp_ns": stamps for key in wide})
+    done = serket("stream", run, "--source", tmp_path / "wide.npz")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert any("camera: not as many numbers as the module was trained on" in line for line in lines)
+    assert any(line.startswith("  in ") and "camera: nothing usable for" in line for line in lines)
+
+
+def test_a_long_reason_is_cut_at_80_columns(capsys):
+    account = {"sets": 1, "per_second": None, "levels": {"DEGRADED": 1}, "sensors": {}, "ms": {}}
+    account |= {"missed_deadlines": 0, "clock_resets": 0, "revisions": 0}
+    _show(account | {"reasons": {f"camera: {'x' * k}": 1 for k in range(62, 72)}})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  in 1: camera: ")]
+    assert len(lines) == 5 and max(map(len, lines)) == 80
+    assert [line.endswith("...") for line in lines] == [k > 80 - 16 for k in range(62, 67)]
 
 
 def test_it_runs_at_a_pace(run):

@@ -225,6 +225,61 @@ def test_measured_time_makes_sets_wait():
     assert sum(told["levels"].values()) == told["sets"]
 
 
+def test_the_account_says_why_health_was_bad():
+    wide = recording() | {"camera": np.zeros((12, 3))}
+    _, pipeline, account = played(from_arrays(wide, KEYS))
+    told = account.summary(pipeline)
+    assert list(told["reasons"].items()) == [
+        ("camera: not as many numbers as the module was trained on", 54),  # from the second of twelve, at 0.53 s
+        ("camera: nothing usable for 5.8 s", 37),  # after 2 s, from the set of 0.0 s on, that waited for it until 0.1 s
+    ]
+
+
+def test_reasons_are_counted_without_their_numbers_and_in_bounded_memory():
+    account, pipeline = Account(), open_stream(model())
+    outputs = list(pipeline.run(from_arrays(recording(), KEYS)))
+    for k, output in enumerate(outputs):
+        share = "less than 1%" if k % 2 else f"{k}%"
+        span = f"{k} ms" if k < 50 else f"{k / 10} s"
+        output.reasons = (f"imu{k % 2}: silent for {span}", f"camera: counts {share}", f"arm: failed: {'x' * k}")
+        account.put(output)
+    told = account.summary(pipeline)["reasons"]
+    assert list(told.items())[:3] == [
+        ("camera: counts less than 1%", 60),
+        ("imu0: silent for 5.8 s", 30),
+        ("imu1: silent for 5.9 s", 30),
+    ]
+    assert len(told) == 10
+    for k in range(1000):
+        outputs[0].reasons = (f"arm: failed: {'y' * k}",)
+        account.put(outputs[0])
+    assert len(account.reasons) == 100
+
+
+def test_the_age_of_who_is_not_in_the_set_is_that_of_its_last_reading():
+    """The camera of every 500 ms, received after 30; in between it grows, over its lie too, and nothing is its skew."""
+    outputs = list(open_stream(model()).run(from_arrays(recording(), KEYS)))
+    for output in outputs:
+        there = "camera" in output.present
+        last = output.time_ns - output.time_ns % 500_000_000
+        last -= 500_000_000 * (last == 3_000_000_000)  # the lie is gated
+        assert output.age_ns["camera"] == output.emitted_ns - last
+        assert ("camera" in output.skew_ns) == there
+        assert output.age_ns["wheel"] == output.emitted_ns - output.time_ns
+    silent = {key: value for key, value in recording().items() if not key.startswith("camera")}
+    assert all(set(o.age_ns) == {"wheel"} for o in open_stream(model()).run(from_arrays(silent, KEYS)))
+
+
+def test_ages_are_forgotten_when_time_starts_anew():
+    heard = list(from_arrays(recording(), KEYS))
+    jumped = [Observation(o.sensor, o.stamp_ns - 10**13, o.recv_ns + 10**10, o.values) for o in heard]
+    pipeline = open_stream(model())
+    outputs = list(pipeline.run([*heard, *jumped]))
+    assert pipeline.clock_resets == 1
+    first = next(o for o in outputs if o.time_ns < 0)
+    assert set(first.age_ns) <= set(first.present)
+
+
 def test_the_terminal_shows_sensors_health_and_belief():
     pipeline = open_stream(model())
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
