@@ -25,12 +25,12 @@ class _Past:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What late readings changed.
+    """What a late reading changed.
 
     Args:
         inference: of the latest set, about ``time_ns``.
-        own: of the set that they joined.
-        heard: the readings that entered now: none while it is not complete, and with those that complete it all others.
+        own: of the set that it joined.
+        heard: the readings that entered now: none while the set is not complete, and all others with what completes it.
         there: the sensors in it.
     """
 
@@ -50,10 +50,17 @@ class History:
         engine: whose state is kept.
         span: nanoseconds.
         complete: tells whether a set of these sensors may be inferred.
+        window: returns how far a sensor's reading may be from a set that another's opened.
     """
 
-    def __init__(self, engine: Engine, span: int, complete: Callable[[Collection[str]], bool]) -> None:
-        self._engine, self._span, self._complete = engine, span, complete
+    def __init__(
+        self,
+        engine: Engine,
+        span: int,
+        complete: Callable[[Collection[str]], bool],
+        window: Callable[[str, str], int],
+    ) -> None:
+        self._engine, self._span, self._complete, self._window = engine, span, complete, window
         self._past: list[_Past] = []
 
     def keep(
@@ -72,22 +79,21 @@ class History:
         """Tell whether a reading of this time can still be heard."""
         return bool(self._past) and self._past[0].time_ns <= time
 
-    def revise(self, members: Mapping[str, Observation], time: int) -> Revision:
-        """Hear late readings where they belong, and infer again from there on.
+    def revise(self, late: Observation) -> Revision:
+        """Hear a late reading where it belongs, and infer again from there on.
 
-        They join the set of the nearest time that lacks them, or become a set of their own.
+        It joins the nearest set that it would have joined in time, or becomes a set of its own.
         """
-        lacking = [past for past in self._past if not members.keys() & (past.readings.keys() | past.withheld.keys())]
-        nearest = min(lacking, key=lambda past: abs(past.time_ns - time), default=None)
-        place = bisect_left([past.time_ns for past in self._past], time)
-        spacing = [abs(b.time_ns - a.time_ns) for a, b in zip(self._past, self._past[1:], strict=False)]
-        if nearest is not None and 2 * abs(nearest.time_ns - time) <= min(spacing, default=self._span):
-            place = self._past.index(nearest)
+        name, time = late.sensor, late.time_ns
+        near = [past for past in self._past if self._joins(late, past)]
+        if near:
+            place = self._past.index(min(near, key=lambda past: abs(past.time_ns - time)))
         else:
+            place = bisect_left([past.time_ns for past in self._past], time)
             state = self._past[place].state if place < len(self._past) else self._engine.state
             self._past.insert(place, _Past(time, state, {}, {}, {}))
         own, heard = self._past[place], {}
-        own.withheld |= members
+        own.withheld[name] = late
         there = own.readings.keys() | own.withheld.keys()
         if self._complete(there):
             heard, own.withheld = own.withheld, {}
@@ -98,3 +104,8 @@ class History:
             past.state = self._engine.state
             found.append(self._engine.step(past.readings, past.time_ns, past.ages))
         return Revision(found[-1], self._past[-1].time_ns, found[0], heard, there)
+
+    def _joins(self, late: Observation, past: _Past) -> bool:
+        there = [*past.readings, *past.withheld]
+        opener = there[0] if there else late.sensor
+        return late.sensor not in there and abs(past.time_ns - late.time_ns) <= self._window(late.sensor, opener)

@@ -60,7 +60,7 @@ class Pipeline:
         self._symptoms, self._health = Symptoms(entry, self.intakes), Health()
         self._history = None
         if entry.late == "reprocess":
-            self._history = History(engine, nanoseconds(entry.history_ms), self._complete)
+            self._history = History(engine, nanoseconds(entry.history_ms), self._complete, self.synchroniser.window)
         self._ready: deque[Set] = deque()
         self._clocks: dict[str, str] = {}
         self._believed: dict[str, int] = {}  # when what was last believed of a sensor was measured
@@ -231,7 +231,8 @@ class Pipeline:
     def _revise(self, late: Set) -> Output:
         assert self._history is not None
         start = time.perf_counter()
-        found = self._history.revise(late.members, late.time_ns)
+        (one,) = late.members.values()
+        found = self._history.revise(one)
         self._spend(start)
         self.revisions += 1
         if not found.heard:

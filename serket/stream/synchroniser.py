@@ -93,6 +93,10 @@ class Synchroniser:
             return self._settled(), False
         return (self._release(found) if len(found.members) == len(self._waits) else []), False
 
+    def window(self, sensor: str, opener: str) -> int:
+        """Return how far a sensor's reading may be from a set that another's opened, in nanoseconds."""
+        return self._window[sensor] + self._jitter[opener]
+
     def due(self) -> int | None:
         """Return the first deadline, in receipt time."""
         return min(one.deadline_ns for one in self._open) if self._open else None

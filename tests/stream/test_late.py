@@ -176,3 +176,15 @@ def test_a_revision_is_not_reproached_with_what_its_set_had():
     outputs = outputs_of(line, [at("camera", 100 * i) for i in range(6)] + [at("touch", 100, late=250)])
     (revised,) = [o for o in outputs if o.revised]
     assert "camera: required, and not in the set" not in revised.reasons
+
+
+@pytest.mark.parametrize(
+    ("stamp", "jitter", "own"), [(140, 0.0, True), (104, 0.0, False), (107, 0.0, True), (107, 3.0, False)]
+)
+@pytest.mark.parametrize("jittery", ["camera", "touch"])
+def test_a_late_reading_joins_the_set_that_it_would_have_joined(stamp, jitter, own, jittery):
+    """Within tolerance_ms and jitter_ms, however far apart sets are; else it is a set of its own, at its own time."""
+    line = two(sensors={jittery: {"jitter_ms": jitter}})
+    outputs_of(line, [*(at("camera", 100 * i) for i in range(4)), at("touch", stamp, late=220)])
+    assert ((stamp, ["touch"]) in line.engine.given) == own
+    assert ((100, ["camera", "touch"]) in line.engine.given) != own
