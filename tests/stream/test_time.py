@@ -101,7 +101,7 @@ def test_a_module_over_time_hears_a_reading_once_with_policy_latest_too():
         hand.step({"wheel": 0.0}, i * FRAME)
     as_by_hand(outputs[-1], hand)
     assert [o.present for o in outputs] == [("camera",)] + [("wheel",)] * 14
-    assert "camera" not in outputs[-1].age_ns and "camera" not in outputs[-1].inference.contribution
+    assert "camera" not in outputs[-1].skew_ns and "camera" not in outputs[-1].inference.contribution
 
 
 def test_a_camera_heard_once_still_completes_the_sets_that_need_it():
