@@ -51,12 +51,18 @@ class Timeline:
 
     def drawn(self) -> bytes:
         """Return a PNG."""
+        file = BytesIO()
+        self.figure().savefig(file, dpi=120, format="png")
+        return file.getvalue()
+
+    def figure(self) -> Figure:
+        """Return the figure."""
         from matplotlib.figure import Figure
 
         if not self._kept:
             figure = Figure(figsize=(4, 1))
             figure.text(0.5, 0.5, "no set went out", ha="center")
-            return _png(figure)
+            return figure
         # By when things were measured: a set may go out after one that is newer.
         self._kept.sort(key=lambda one: one[0])
         times = np.array([one[0] for one in self._kept], dtype=float)
@@ -88,10 +94,4 @@ class Timeline:
         for axes in (top, middle, bottom):
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
-        return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, dpi=120, format="png")
-    return file.getvalue()
+        return figure

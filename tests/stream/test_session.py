@@ -7,12 +7,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from rich.console import Console
 
 import serket
 from serket.data.generate.tracking import tracking
 from serket.engine.inference import Inference
-from serket.errors import DataError, GraphError
+from serket.errors import DataError, GraphError, SerketError
 from serket.graph.stream import StreamEntry
 from serket.stream import Observation, from_arrays, measured, open_stream
 from serket.stream.account import Account
@@ -20,7 +21,7 @@ from serket.stream.pipeline import Pipeline
 from serket.stream.play import play
 from serket.stream.sinks import JsonLines
 from serket.stream.sources import record
-from serket.stream.timeline import Timeline
+from serket.stream.timeline import COLOURS, Timeline
 from serket.stream.view import View
 
 KEYS = ("camera", "wheel")
@@ -195,6 +196,45 @@ def test_a_reading_used_again_fades():
     assert outputs[1].age_ns["gps"] == 10**8
 
 
+class Broken:
+    """A module that raises whatever it is asked, in place of another."""
+
+    def __init__(self, module):
+        self.ports = module.ports
+
+    def infer(self, inbox, evidence, *, generator, ports=None):
+        raise RuntimeError("the driver is gone")
+
+
+def places(on_error, **sensors):
+    """Four sets of a place; after the first the gps is broken, until it is made anew. Whether each set had it."""
+    fitted = serket.fit("position", workers=1)
+    pipeline = open_stream(fitted, StreamEntry.model_validate({"on_error": on_error, "sensors": sensors}))
+    had = []
+    for i in range(4):
+        for key in ("gps", "wheel"):
+            for output in pipeline.push(Observation(key, i * 10**8, i * 10**8, np.array([1.0]))):
+                had.append("gps" in output.present)
+        if i == 0:
+            pipeline.engine.modules["gps"] = Broken(pipeline.engine.modules["gps"])
+    return had, pipeline.counts["gps"].dropped["error"]
+
+
+@pytest.mark.parametrize("sensors", [{}, {"wheel": {"on_error": "fail"}}], ids=["alone", "beside"])
+def test_a_module_that_fails_is_skipped_or_made_anew(sensors):
+    assert places("skip", **sensors) == ([True, False, False, False], 3)
+    assert places("restart", **sensors) == ([True, False, True, True], 1)
+
+
+def test_what_a_sensor_says_of_its_failures_goes_before_what_the_stream_says():
+    assert places("fail", gps={"on_error": "skip"}) == ([True, False, False, False], 3)
+    assert places("skip", gps={"on_error": "restart"}) == ([True, False, True, True], 1)
+    with pytest.raises(SerketError, match="the driver is gone"):
+        places("skip", gps={"on_error": "fail"})
+    with pytest.raises(SerketError, match="the driver is gone"):
+        places("fail", wheel={"on_error": "skip"})
+
+
 def test_as_it_was_received_by_a_clock_that_is_told():
     """At rate 2 the last of 5.93 s is sent after 2.97 s, and no deadline waits for the next observation."""
     now = [0.0]
@@ -310,6 +350,31 @@ def test_three_sensors_with_long_names_fit_80_columns():
     assert len(rows) == 3 and max(map(len, lines)) <= 80
     assert all(str(pipeline.counts[name].used) in row for name, row in zip(names, rows, strict=True))
     assert all(f"{pipeline.counts[name].dropped.total()}: " in row for name, row in zip(names, rows, strict=True))
+
+
+def test_the_picture_has_who_was_present_and_how_well_it_was():
+    """Rows from below: health, wheel, camera; the camera at every half second but its lie, at 3 s; NaN from 4 s on."""
+    timeline, outputs = Timeline(list(KEYS)), []
+    heard = list(from_arrays(recording(), KEYS))
+    for one in heard:
+        if one.sensor == "camera" and one.stamp_ns >= 4 * 10**9:
+            one.values = np.full(2, np.nan)
+    for output in open_stream(model()).run(heard):
+        outputs.append(output)
+        timeline.put(output)
+    top, middle, bottom = timeline.figure().axes
+    assert [label.get_text() for label in top.get_yticklabels()] == ["health", "wheel", "camera"]
+    health, wheel, camera = (marks.get_offsets() for marks in top.collections)
+    camera_at = [0.5 * k for k in range(8) if k != 6]
+    np.testing.assert_allclose(camera, [[t, 2] for t in camera_at])
+    np.testing.assert_allclose(wheel, [[k / 10, 1] for k in range(60)], atol=1e-9)
+    np.testing.assert_allclose(health, [[k / 10, 0] for k in range(60)], atol=1e-9)
+    drawn = [to_hex(colour) for colour in top.collections[0].get_facecolors()]
+    assert drawn == [COLOURS[o.level] for o in outputs] and set(drawn) == {COLOURS["OK"], COLOURS["DEGRADED"]}
+    means = np.array([o.inference.beliefs["motion"].mean()[0].tolist() for o in outputs])
+    np.testing.assert_allclose(np.stack([line.get_ydata() for line in middle.lines], 1), means)
+    entropies = [o.inference.beliefs["motion"].to_distribution().entropy()[0].item() for o in outputs]
+    np.testing.assert_allclose(bottom.lines[0].get_ydata(), entropies)
 
 
 def test_the_picture_is_drawn():
