@@ -18,6 +18,8 @@ from serket.cli.stream import replay, stream
 from serket.cli.use import evaluate, generate, infer, retrieve
 from serket.report.status import status
 
+RESUMES = ("run", "embed", "add", "swap", "refit", "compare")  # what is done of them is kept
+
 app = typer.Typer(
     name="serket",
     help="Connect models trained apart into one probabilistic model.",
@@ -52,4 +54,4 @@ for command in (
 def main() -> None:
     """Run the command line; a user's mistake is a text and status 2, an interrupt 130, our own mistake 1."""
     warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False, soft_wrap=True)
-    sys.exit(status(app, err))
+    sys.exit(status(app, err, resumes=any(word in RESUMES for word in sys.argv[1:2])))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serket.cli.played import LIVE, advise, last_of, lasting, remember, useless
 from serket.cli.shared import (
     DeviceOpt,
     JsonOpt,
@@ -26,16 +26,13 @@ from serket.cli.shared import (
 from serket.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from serket.graph.stream import StreamEntry
     from serket.model import Model
     from serket.stream import Observation
-    from serket.stream.counters import Count
     from serket.stream.play import Sink
 
-LAST = "stream/last.json"
-LIVE = "ros2"
 MOST_REASONS, COLUMNS = 5, 80
 
 HzOpt = Annotated[float | None, typer.Option("--hz", min=0.001, help="Rows per second of a source without stamps.")]
@@ -63,6 +60,9 @@ def stream(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.0, help="Live: end after so many; else by Ctrl-C.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="Live: keep every reading, to replay it: a new file x.npz.")
+    ] = None,
     rerun: RerunOpt = None,
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
@@ -76,14 +76,13 @@ def stream(
     plug(plugin)
     model = model_of(run, device, seed)
     speed = _rate(rate)
-    told = {"source": _lasting(source), "hz": hz, "sequence": sequence, "topics": topic or []}
+    told = {"source": lasting(source, model.graph.folder), "hz": hz, "sequence": sequence, "topics": topic or []}
     if source == LIVE and speed is not None:
         raise DataError("a live stream has a pace of its own", where="--rate", found=rate, fix="leave --rate out")
-    _play(run, model, told, sink, speed, quiet, as_json, rerun=rerun, wait=wait, seconds=seconds)
-    if Path(run).is_dir() and source != LIVE:
-        from serket.store import update_file
-
-        update_file(run, LAST, json.dumps(told).encode())
+    if source != LIVE and record is not None:
+        raise DataError("the source is a recording already", where="--record", found=source, fix="leave --record out")
+    kept = _play(run, model, told, sink, speed, quiet, as_json, rerun=rerun, wait=wait, seconds=seconds, record=record)
+    remember(run, told if kept is None else told | {"source": str(kept.resolve())})
 
 
 def replay(
@@ -105,13 +104,10 @@ def replay(
     plug(plugin)
     model = model_of(run, device, seed)
     told: dict[str, Any] = {"source": source, "hz": hz, "sequence": sequence}
+    if source == LIVE:
+        raise DataError("what is live is not there again", where="--source", found=LIVE, fix=f"serket stream {run}")
     if source is None:
-        last = Path(run) / LAST
-        if not last.is_file():
-            raise DataError(
-                "nothing was streamed yet", where=run, fix=f"serket stream {run} --source FILE, or --source here"
-            )
-        told = json.loads(last.read_text())
+        told = last_of(run)
     _play(run, model, told, out, None, quiet, as_json)
 
 
@@ -127,11 +123,14 @@ def _play(
     rerun: Path | None = None,
     wait: float = 0.0,
     seconds: float | None = None,
-) -> None:
+    record: Path | None = None,
+) -> Path | None:
+    """Play a source; return the recording that was made of it."""
     from serket.cli.live import awaited, opened, stopping
     from serket.stream import measured, open_stream
     from serket.stream.account import Account
     from serket.stream.play import follow, play
+    from serket.stream.recorder import Recorder
     from serket.stream.scene import Scene
     from serket.stream.timeline import Timeline
     from serket.stream.view import View
@@ -141,8 +140,11 @@ def _play(
     topics = _topics(model, pipeline.entry, told.get("topics") or [])
     account, timeline = Account(), Timeline(list(pipeline.counts))
     sinks: list[Sink] = [account, timeline]
+    sizes: dict[str, tuple[int, ...]] = {}
     with ExitStack() as stack:
-        node = None
+        node, recorder = None, None
+        if record is not None:
+            recorder = stack.enter_context(Recorder(record, model.keys))
         if live or str(out) == LIVE:
             published = model.graph.variables if str(out) == LIVE else ()
             node = stack.enter_context(opened(topics if live else {}, pipeline.entry, published, silent))
@@ -154,17 +156,23 @@ def _play(
         scene = None if rerun is None else stack.enter_context(Scene(rerun, pipeline))
         if scene is not None:
             sinks.append(scene)
-        heard = None if scene is None else scene.heard
+
+        def heard(observation: Observation) -> None:
+            sizes.setdefault(observation.sensor, observation.shape or tuple(observation.values.shape))
+            if scene is not None:
+                scene.heard(observation)
+
         if not silent:
             sinks.append(stack.enter_context(View(pipeline, err)))
         try:
             if live and node is not None:
-                follow(pipeline, node.events(seconds), sinks, heard=heard, lost=node.mailbox.lost)
+                events = node.events(seconds) if recorder is None else recorder.through(node.events(seconds))
+                follow(pipeline, events, sinks, heard=heard, lost=node.mailbox.lost)
             else:
                 play(pipeline, _observations(model, pipeline.entry, topics, told), sinks, rate=rate, heard=heard)
         except KeyboardInterrupt:
             err.print("interrupted: what follows is what was seen until then", markup=False)
-    summary = account.summary(pipeline)
+    summary, kept = account.summary(pipeline), None if recorder is None else recorder.path
     picture = Path(run) / "stream" / "stream.png" if Path(run).is_dir() else None
     if picture is not None:
         from serket.store import update_file
@@ -174,28 +182,15 @@ def _play(
         show_json(summary)
     elif not quiet:
         _show(summary)
-        for path in (out, rerun, picture):
+        for path in (out, rerun, kept, picture):
             if path is not None and str(path) != LIVE:
                 show_text(f"written to {near(path)}")
+    for name, number in recorder.left_out.items() if recorder else ():
+        err.print(f"warning: {name}: {number} readings of another size are not in the recording", markup=False)
+    advise(pipeline, sizes)
     if not any(count.used for count in pipeline.counts.values()):
-        raise _useless(told["source"], pipeline.counts)
-
-
-def _useless(source: str, counts: Mapping[str, Count]) -> DataError:
-    """Return what to say of a stream of which nothing was used."""
-    from serket.stream.counters import REASONS
-
-    told = []
-    for name, count in counts.items():
-        lost = [f"{number} {reason} ({REASONS[reason]})" for reason, number in count.dropped.most_common() if number]
-        told.append(f"{name}: {count.received} received" + "".join(f", {one}" for one in lost))
-    return DataError(
-        "no reading was used",
-        where=source,
-        expected="a reading at least that goes into a set and is believed",
-        found="; ".join(told),
-        fix="mend what the reasons name: the source, or the graph's stream: (docs/streams.md)",
-    )
+        raise useless(told["source"], pipeline.counts)
+    return kept
 
 
 def _topics(model: Model, entry: StreamEntry, pairs: list[str]) -> dict[str, str]:
@@ -256,8 +251,3 @@ def _rate(text: str) -> float | None:
     if rate is not None and not 0 < rate < float("inf"):
         raise DataError("no such rate", where="--rate", expected="a number above zero, or max", found=text, fix="1.0")
     return rate
-
-
-def _lasting(source: str) -> str:
-    """Return the source as it is found from any folder."""
-    return str(Path(source).resolve()) if Path(source).exists() else source

@@ -26,18 +26,24 @@ _FIXES = {
 }
 
 
-def status(command: Callable[[], object], console: Console) -> int:
-    """Run a command and return its exit status: 0 done, 1 our own mistake, 2 the user's, 130 interrupted."""
+def status(command: Callable[[], object], console: Console, *, resumes: bool = True) -> int:
+    """Run a command and return its exit status: 0 done, 1 our own mistake, 2 the user's, 130 interrupted.
+
+    Args:
+        command: what is run.
+        console: where errors go.
+        resumes: whether the command, interrupted, goes on with what it has fitted.
+    """
     try:
         command()
     except SerketError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        return _interrupted(console)
+        return _interrupted(console, resumes)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
-        return _interrupted(console) if code == 130 else code
+        return _interrupted(console, resumes) if code == 130 else code
     except BrokenPipeError:
         sys.stderr.close()
     except OSError as error:
@@ -52,6 +58,6 @@ def status(command: Callable[[], object], console: Console) -> int:
     return 0
 
 
-def _interrupted(console: Console) -> int:
-    console.print("interrupted; the same command goes on with the modules that are fitted")
+def _interrupted(console: Console, resumes: bool) -> int:
+    console.print("interrupted" + ("; the same command goes on with the modules that are fitted" if resumes else ""))
     return 130

@@ -142,6 +142,15 @@ def test_an_interrupted_run_goes_on(serket, tiny, monkeypatch):
     assert status == 0 and "written to r in place of an older run" in out
 
 
+def test_an_interrupted_stream_promises_nothing(serket, tiny, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("serket.cli.stream.model_of", interrupt)
+    status, _, err = serket("stream", "r", "--source", "x.npz")
+    assert (status, err.strip()) == (130, "interrupted")
+
+
 def test_rain_equals_the_sum_by_hand(serket, tmp_path):
     (tmp_path / "rain.yaml").write_text(RAIN)
     np.savez(tmp_path / "d.npz", reading=np.array([0, 1, 1]), reading_mask=np.array([True, True, False]))

@@ -1,6 +1,7 @@
 """`serket stream` and `serket replay`: what they print, write and refuse."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from serket.cli import app
 from serket.cli.stream import _show
+from serket.stream import from_arrays
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,76 @@ def test_a_stream_of_which_nothing_is_used_fails_and_says_why(run, tmp_path, row
     assert f"camera: {rows} received, {rows} shape (not as many numbers as the module was trained on)" in str(
         done.exception
     )
+
+
+class FakeNode:
+    """Speaks as a robot would, of what a recording holds."""
+
+    def __init__(self, topics, entry, **_):
+        self.topics, self.wire = topics, SimpleNamespace(name="fake")
+        self.mailbox = SimpleNamespace(lost=dict)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait(self, *_):
+        pass
+
+    def stop(self):
+        pass
+
+    def events(self, seconds):
+        for one in from_arrays("tracking", ("camera", "wheel"), hz=10, sequence=16):
+            yield one.recv_ns, one
+
+
+def test_a_live_stream_is_recorded_and_replayed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("serket.cli.live.Node", FakeNode)
+    kept, first, again = tmp_path / "live.npz", tmp_path / "first.jsonl", tmp_path / "again.jsonl"
+    done = serket("stream", run, "--source", "ros2", "--record", kept)
+    assert done.exit_code == 0, done.output
+    assert f"written to {kept}" in done.output
+    assert serket("replay", run, "--out", first).exit_code == 0
+    assert serket("stream", run, *PLAY, "--sink", again).exit_code == 0
+    assert first.read_bytes() == again.read_bytes(), "as if it had been played from where it came"
+    assert "would replace" in str(serket("stream", run, "--source", "ros2", "--record", kept).exception)
+    assert "is a recording already" in str(serket("stream", run, *PLAY, "--record", tmp_path / "x").exception)
+    assert serket("stream", run, "--source", "ros2").exit_code == 0
+    assert "was live, and not recorded" in str(serket("replay", run).exception)
+    assert "not there again" in str(serket("replay", run, "--source", "ros2").exception)
+
+
+def recording(path, **change):
+    stamps = np.arange(50) * 100_000_000
+    arrays = {"camera": np.zeros((50, 2)), "wheel": np.zeros((50, 2))}
+    arrays |= {f"{key}_{what}_ns": stamps for key in ("camera", "wheel") for what in ("stamp", "recv")}
+    np.savez(path, **arrays | change)
+    return path
+
+
+def test_a_source_that_changed_is_not_replayed(run, tmp_path):
+    path = recording(tmp_path / "a.npz")
+    assert serket("stream", run, "--source", path).exit_code == 0
+    assert serket("replay", run).exit_code == 0
+    recording(path, camera=np.ones((50, 2)))
+    done = serket("replay", run)
+    assert "the source is not what was streamed" in str(done.exception) and f"--source {path}" in str(done.exception)
+    assert serket("replay", run, "--source", path).exit_code == 0
+
+
+def test_most_of_a_sensor_lost_is_told(run, tmp_path):
+    back = np.arange(50)[::-1] * 10_000_000
+    done = serket("stream", run, "--source", recording(tmp_path / "a.npz", camera_stamp_ns=back))
+    assert done.exit_code == 0
+    assert "warning: camera: 49 of 50 readings dropped (out_of_order): " in done.output
+    assert "its stamps run backwards: sort a recording by them, or state reorder_ms" in done.output
+    wide = recording(tmp_path / "b.npz", camera=np.zeros((50, 4, 4, 3)), wheel=np.zeros((50, 9)))
+    done = serket("stream", run, "--source", wide)
+    assert "no reading was used" in str(done.exception)
+    assert "not as many numbers as the module was trained on: 4 x 4 x 3 for 2; record what" in done.output
 
 
 def test_nothing_to_replay(tmp_path):

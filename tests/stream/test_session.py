@@ -18,7 +18,8 @@ from serket.graph.stream import StreamEntry
 from serket.stream import Observation, from_arrays, measured, open_stream
 from serket.stream.account import Account
 from serket.stream.pipeline import Pipeline
-from serket.stream.play import play
+from serket.stream.play import follow, play
+from serket.stream.recorder import Recorder
 from serket.stream.sinks import JsonLines
 from serket.stream.sources import record
 from serket.stream.timeline import COLOURS, Timeline
@@ -95,6 +96,43 @@ def test_a_replay_is_the_same_to_the_byte():
     again, _, _ = played(from_arrays(record(heard), KEYS))
     assert again == file.getvalue()
     assert played()[0] == again
+
+
+def test_what_is_heard_live_is_recorded_to_the_bit(tmp_path):
+    """Of every type and shape, with stamps of its own; what no array can hold is counted; replayed, it is believed so."""
+    rng = np.random.default_rng(0)
+    told = list(from_arrays(recording(), KEYS))
+    told += [Observation.of("eye", 7 + k, 10**10 + k, rng.random((2, 3, 4), dtype=np.float32)) for k in range(3)]
+    told.sort(key=lambda one: one.recv_ns)
+    wide = Observation("wheel", 5, 2 * 10**6, np.zeros(3))
+    told.insert(1, wide)
+    with Recorder(tmp_path / "live", (*KEYS, "eye", "ear")) as recorder:
+        events = [(one.recv_ns, one) for one in told] + [(10**11, None)]
+        assert list(recorder.through(iter(events))) == events
+    assert recorder.left_out == {"wheel": 1}, "the first tells the size"
+    again = list(from_arrays(recorder.path, (*KEYS, "eye", "ear")))
+    assert [bits(one) for one in again] == [bits(one) for one in told if one is not wide]
+    with pytest.raises(DataError, match="would replace what stands there"):
+        Recorder(recorder.path, KEYS)
+    assert [path.name for path in tmp_path.iterdir()] == ["live.npz"], "nothing else is left"
+
+
+def bits(one):
+    return one.sensor, one.stamp_ns, one.recv_ns, one.values.dtype, one.values.tobytes(), one.shape
+
+
+def test_a_recorded_stream_is_believed_as_it_was(tmp_path):
+    file = io.StringIO()
+    with Recorder(tmp_path / "live.npz", KEYS) as recorder:
+        events = ((one.recv_ns, one) for one in from_arrays(recording(), KEYS))
+        follow(open_stream(model()), recorder.through(events), [JsonLines(file)])
+    assert played(from_arrays(recorder.path, KEYS))[0] == file.getvalue()
+
+
+def test_what_never_began_is_not_recorded(tmp_path):
+    with pytest.raises(DataError, match="nobody"), Recorder(tmp_path / "live.npz", KEYS):
+        raise DataError("nobody publishes")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_repeated_observation_changes_nothing():
