@@ -1,7 +1,7 @@
 """Scores of both halves of benchmarks/peers.py by the same functions, and the paired bootstrap between them."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -11,6 +11,9 @@ from serket.data import another_split
 from serket.report.metrics import joined, probe, subsets
 
 REPLICATES = 2000
+CHOSEN = "chosen on validation rows"
+KINDS = {"peer": "*peers*", "composer": "*composers, modules frozen*", "chosen": "*split by split*"}
+SECONDS = ("cpu_seconds", "choosing_cpu_seconds")
 
 
 @dataclass
@@ -27,7 +30,10 @@ class Method:
 
 
 def scored(data, peer_files, tables):
-    """Return every method by name; a peer is credited with the better of its two ways to imagine."""
+    """Return every method by name, and, as one more, what validation rows choose split by split.
+
+    A peer is credited with the better of its two ways to imagine, each method with the better of two ways to cluster.
+    """
     methods, splits = {}, {}
     for (peer, split, seed), file in peer_files.items():
         if split not in splits:
@@ -35,10 +41,9 @@ def scored(data, peer_files, tables):
         cell = _peer_cell(np.load(file), *splits[split], seed)
         methods.setdefault(peer, Method("peer")).cells[split, seed] = cell
     for method in methods.values():
-        ways = {way: fmean(cell[way]["coherence"] for cell in method.cells.values()) for way in ("point", "mean")}
-        for cell in method.cells.values():
-            best = cell[max(ways, key=ways.get)]
-            cell["figures"]["coherence"], cell["coherent"] = best["coherence"], best["coherent"]
+        if best := _better(method, "coherence", ("point", "mean")):
+            for cell in method.cells.values():
+                cell["figures"]["coherence"], cell["coherent"] = cell[best]["coherence"], cell[best]["coherent"]
     for table in tables:
         for cell in table.cells:
             method = methods.setdefault(cell.composer, Method("composer"))
@@ -46,14 +51,40 @@ def scored(data, peer_files, tables):
                 method.cannot = cell.cannot
                 continue
             values = cell.values
-            figures = {name: values[name] for name in ("joint", "strict", "ari", "cpu_seconds", "parameters")}
+            figures = {name: values[name] for name in ("joint", "strict", "parameters", *SECONDS)}
             figures |= {"coherence": values["coherence"], **values["subsets"]}
             rows = {name: {k: np.asarray(v) for k, v in values[name].items()} for name in ("right", "coherent")}
-            method.cells[cell.split, cell.seed] = {"figures": figures, **rows, "named": np.asarray(values["named"])}
+            method.cells[cell.split, cell.seed] = {"figures": figures, **rows, **_clusters(values)}
     for method in methods.values():
+        if best := _better(method, "ari", ("mixture", "kmeans")):
+            for cell in method.cells.values():
+                cell["figures"]["ari"], cell["named"] = cell[best]["ari"], np.asarray(cell[best]["named"])
         for (split, _), cell in method.cells.items():
             cell["truth"] = data.label[another_split(data, split).test]
+    if picks := choices(tables):
+        every = {name: methods[name].cells.items() for name in set(picks.values())}
+        cells = {key: cell for name, found in every.items() for key, cell in found if picks.get(key[0]) == name}
+        methods[CHOSEN] = Method("chosen", dict(sorted(cells.items())))
     return methods
+
+
+def choices(tables):
+    """Return by split the composer that its own validation rows choose; those of other splits are test rows of it."""
+    return {split: name for table in tables for split, name in table.chosen("all rows").items()}
+
+
+def _better(method, measure, ways):
+    """Return the way with the better mean over a method's cells, if they have it both ways."""
+    means = {
+        way: fmean(cell[way][measure] for cell in method.cells.values())
+        for way in ways
+        if method.cells and all(way in cell for cell in method.cells.values())
+    }
+    return max(means, key=means.get, default=None)
+
+
+def _clusters(found):
+    return {"mixture": {"ari": found["ari"], "named": found["named"]}, "kmeans": found["kmeans"]}
 
 
 def _split(data, split):
@@ -74,11 +105,10 @@ def _peer_cell(stored, mine, readers, seed):
         **scores["accuracy"],
         "joint": scores["accuracy"][whole],
         "strict": strict(scores["accuracy"], whole),
-        "ari": found["ari"],
         "cpu_seconds": float(stored["seconds"]),
         "parameters": int(stored["parameters"]),
     }
-    cell = {"figures": figures, "named": np.asarray(found["named"])}
+    cell = {"figures": figures, **_clusters(found)}
     cell["right"] = {name: np.asarray(rows) for name, rows in scores["right"].items()}
     for way in ("point", "mean"):
         pairs = {f"{given}>{to}" for given in keys for to in keys if given != to}
@@ -98,23 +128,25 @@ def columns_of(methods):
 
 
 def judge(methods, tables):
-    """Set the composer that validation rows choose against the best peer of each column."""
-    composers = {name for name, method in methods.items() if method.kind == "composer" and method.cells}
-    validation = {
-        name: [cell.values["validation"] for table in tables for cell in table.of(name, "all rows") if not cell.cannot]
-        for name in composers
-    }
-    most = max(map(len, validation.values()), default=0)
-    means = {name: fmean(found) for name, found in validation.items() if len(found) == most}
-    chosen = max(means, key=means.get)
+    """Set what validation rows choose, split by split, against the best peer of each column."""
     judged = {}
     peers = {name: method for name, method in methods.items() if method.kind == "peer"}
-    for column in columns_of(methods) if peers else ():
+    for column in columns_of(methods) if peers and CHOSEN in methods else ():
         best = max(peers, key=lambda name: peers[name].spread(column)[0])
-        mean, low, high = bootstrap(methods[chosen], peers[best], column)
+        mean, low, high = bootstrap(methods[CHOSEN], peers[best], column)
         mark = "above" if low > 0 else "below" if high < 0 else "even"
         judged[column] = {"peer": best, "difference": mean, "low": low, "high": high, "mark": mark}
-    return {"chosen": chosen, "validation": means, "columns": judged}
+    validation = {
+        split: {name: spread.mean for name in table.composers if (spread := _of_split(table, split, name))}
+        for table in tables
+        for split in table.splits
+    }
+    return {"chosen": choices(tables), "validation": validation, "columns": judged}
+
+
+def _of_split(table, split, name):
+    cells = tuple(cell for cell in table.cells if cell.split == split)
+    return replace(table, cells=cells).spread(name, "validation", "all rows")
 
 
 def bootstrap(one, other, column):
@@ -183,29 +215,32 @@ def table(methods, judged, about):
     runs = {name: len(method.cells) for name, method in methods.items()}
     lines = ["# Composers over frozen modules, and peers trained end to end", "", about, ""]
     lines += [
-        f"| | {' | '.join(columns).replace('ari', 'ARI')} | CPU s | parameters | runs |",
-        f"|---|{'---|' * (len(columns) + 3)}",
+        f"| | {' | '.join(columns).replace('ari', 'ARI')} | CPU s | choosing CPU s | parameters | runs |",
+        f"|---|{'---|' * (len(columns) + 4)}",
     ]
-    for kind, title in (("peer", "*peers*"), ("composer", "*composers, modules frozen*")):
+    for kind, title in KINDS.items():
         group = {name: method for name, method in methods.items() if method.kind == kind}
-        lines.append(f"| {title} |{' |' * (len(columns) + 3)}")
+        lines.append(f"| {title} |{' |' * (len(columns) + 4)}")
         tops = {c: max((m.spread(c)[0] for m in group.values() if m.cells), default=None) for c in columns}
         for name, method in group.items():
-            shown = f"**{name}**" if name == judged["chosen"] else name
             if not method.cells:
-                lines.append(f"| {shown} | cannot: {method.cannot} |{' |' * (len(columns) + 2)}")
+                lines.append(f"| {name} | cannot: {method.cannot} |{' |' * (len(columns) + 3)}")
                 continue
             cells = []
             for column in columns:
                 mean, sd = method.spread(column)
                 text = f"{mean:.3f} ±{sd:.3f}" if runs[name] > 1 else f"{mean:.3f}"
                 cells.append(f"**{text}**" if mean == tops[column] else text)
-            seconds, parameters = method.spread("cpu_seconds")[0], method.spread("parameters")[0]
-            lines.append(f"| {shown} | {' | '.join(cells)} | {seconds:.1f} | {parameters:.0f} | {runs[name]} |")
+            taken = [f"{spread[0]:.1f}" if (spread := method.spread(part)) else "-" for part in SECONDS]
+            parameters = f"{method.spread('parameters')[0]:.0f}"
+            lines.append(f"| {name} | {' | '.join([*cells, *taken, parameters, str(runs[name])])} |")
+    chosen = "; ".join(f"split {split}: {name}" for split, name in sorted(judged["chosen"].items()))
     lines += ["", "Mean and standard deviation over splits and seeds. CPU s is what the fit took, of peers the whole "
-              "training, of composers the composer: modules were trained before, and alone.", "",
-              f"Validation rows choose **{judged['chosen']}**. Against the best peer of each column, by a bootstrap "
-              f"over splits and rows ({REPLICATES} replicates, paired):", "",
+              "training, of composers the composer: modules were trained before, and alone. Choosing CPU s is what it "
+              "took besides to choose a composer's options on validation rows. ARI is of the better of k-means and a "
+              "Gaussian mixture, for each method the one of the better mean.", "",
+              f"Each split's own validation rows choose (mean over seeds): {chosen}. Against the best peer of each "
+              f"column, by a bootstrap over splits and rows ({REPLICATES} replicates, paired):", "",
               "| | best peer | difference | 95 % | |", "|---|---|---|---|---|"]  # fmt: skip
     if len({count for count in runs.values() if count}) > 1:
         lines.insert(4, "**Not every run is there yet**: rows of fewer runs are of other splits or seeds.\n")

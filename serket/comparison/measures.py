@@ -29,9 +29,10 @@ def measured(
     """Measure a model on the test rows.
 
     With labels: ``subsets`` (accuracy of a probe on the shared latent), ``joint``, ``strict`` (mean of the strict
-    subsets), ``calibration`` (mean over subsets), ``ari``, ``coherence``; and per row ``right``, ``named``,
-    ``coherent``, which say what a bootstrap over rows needs. The probe is taught every training row as far as it is
-    seen. With or without: ``explained``, the share of a view's variance that each other one explains, their mean.
+    subsets), ``calibration`` (mean over subsets), ``ari``, ``kmeans`` (another), ``coherence``; and per row ``right``,
+    ``named``, ``coherent``, which say what a bootstrap over rows needs. The probe is taught every training row as far
+    as it is seen. With or without: ``explained``, the share of a view's variance that each other one explains, their
+    mean.
     """
     latent = _latents(model, shared, data)
     found: dict[str, Any] = {}

@@ -59,9 +59,17 @@ def clustered(taught: Array, read: Array, classes: int, seed: int) -> Array:
 
 
 def clustering(taught: Array, read: Array, truth: Array, classes: int, seed: int) -> dict[str, Any]:
-    """Return ``ari`` of :func:`clustered`, and ``named``, the component of each row."""
+    """Return ``ari`` of :func:`clustered` and ``named``, the component of each row; as ``kmeans``, both of k-means."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = KMeans(classes, n_init=STARTS, random_state=seed).fit(taught.astype(np.float64))
+    near = means.predict(read.astype(np.float64))
     named = clustered(taught, read, classes, seed)
-    return {"ari": concept_ari(truth, named), "named": named.tolist()}
+    kmeans = {"ari": concept_ari(truth, near), "named": near.tolist()}
+    return {"ari": concept_ari(truth, named), "named": named.tolist(), "kmeans": kmeans}
 
 
 def imagined_scores(reader: Any, imagined: Array, truth: Array) -> tuple[float, list[int]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from serket.report.metrics import joined, subsets
 
-__all__ = ["Cell", "Comparison", "Spread"]
+__all__ = ["CHOSEN", "Cell", "Comparison", "Spread"]
+
+CHOSEN = "(chosen)"
+"""Stands for the composer that validation rows choose, in each split its own."""
 
 WIDTH, MOST_KEYS = 80, 6
 MEASURES = {
@@ -22,9 +25,9 @@ MEASURES = {
     "explained": "explained",
     "validation": "validation",
     "cpu_seconds": "fit CPU s",
+    "choosing_cpu_seconds": "choose CPU s",
     "parameters": "parameters",
 }
-LESS_IS_BETTER = {"calibration", "cpu_seconds", "parameters"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,9 @@ class Comparison:
     shape: tuple[int, int] | None = None
 
     def of(self, composer: str, case: str) -> list[Cell]:
-        """Return the cells of a composer in a case."""
-        return [cell for cell in self.cells if cell.composer == composer and cell.case == case]
+        """Return the cells of a composer in a case; of ``(chosen)``, those of the composer chosen in each split."""
+        chosen = self.chosen(case) if composer == CHOSEN else {}
+        return [cell for cell in self.cells if cell.composer == chosen.get(cell.split, composer) and cell.case == case]
 
     def spread(self, composer: str, measure: str, case: str | None = None) -> Spread | None:
         """Return a measure over splits and seeds, ``subsets.fou`` or ``labels.10.accuracy.kar`` where it is nested.
@@ -110,12 +114,26 @@ class Comparison:
         return any(cell.cannot is None for cell in self.cells)
 
     def best(self, case: str | None = None) -> str | None:
-        """Return the composer that validation rows choose: the best mean of ``validation``."""
+        """Return the composer that validation rows of all splits choose: the best mean of ``validation``.
+
+        To go on with: they are test rows of other splits, so what it scores in them is no estimate.
+        """
         found = {name: self.spread(name, "validation", case) for name in self.composers}
-        means = {
-            name: spread.mean for name, spread in found.items() if spread is not None and spread.mean == spread.mean
-        }
+        known = {name: spread for name, spread in found.items() if spread is not None and spread.mean == spread.mean}
+        most = max((spread.n for spread in known.values()), default=0)
+        means = {name: spread.mean for name, spread in known.items() if spread.n == most}
         return max(means, key=means.__getitem__) if means else None
+
+    def chosen(self, case: str | None = None) -> dict[int, str]:
+        """Return per split the composer that its own validation rows choose: the best mean over seeds."""
+        splits = {split: tuple(cell for cell in self.cells if cell.split == split) for split in self.splits}
+        found = {split: replace(self, cells=cells).best(case) for split, cells in splits.items()}
+        return {split: name for split, name in found.items() if name is not None}
+
+    @property
+    def splits(self) -> list[int]:
+        """Their numbers, in order."""
+        return sorted({cell.split for cell in self.cells})
 
     @property
     def sections(self) -> dict[str, dict[str, str]]:
@@ -144,8 +162,10 @@ class Comparison:
                 reason = self.cannot(composer, case)
                 table.setdefault(case, {})[composer] = row | ({"cannot": reason} if reason else {})
         about = {"graph": self.graph, "data": self.data, "views": list(self.views), "rows": dict(self.rows)}
-        chosen = {case: self.best(case) for case in self.cases}
-        return about | {"table": table, "best_on_validation": chosen, "cells": [asdict(cell) for cell in self.cells]}
+        best = {case: self.best(case) for case in self.cases}
+        chosen = {case: {str(split): name for split, name in self.chosen(case).items()} for case in self.cases}
+        about |= {"best_on_validation": best, "chosen_by_split": chosen}
+        return about | {"table": table, "cells": [asdict(cell) for cell in self.cells]}
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -163,23 +183,27 @@ class Comparison:
         for case in self.cases:
             for title, columns in (self.sections or {"measures": {}}).items():
                 lines += ["", f"{case}: {title}" if len(self.cases) > 1 or title != "measures" else case]
-                for part in _parts(list(columns), max(map(len, self.composers)), width):
+                for part in _parts(list(columns), self._first, width):
                     lines += self._part(case, {name: columns[name] for name in part}, width)
-            if best := self.best(case):
-                lines += ["", f"chosen on validation rows: {best}"]
+            if chosen := self.chosen(case):
+                lines += ["", *_wrapped(f"chosen on validation rows: {_counted(chosen)}", width, 4)]
         thawed = {(c.composer, name) for c in self.cells for name in c.values.get("thawed", ())}
         lines += [f"note: {composer} has changed module {name}" for composer, name in sorted(thawed)]
         return lines
 
+    @property
+    def _first(self) -> int:
+        return max(map(len, (*self.composers, CHOSEN)))
+
     def _part(self, case: str, columns: Mapping[str, str], width: int) -> list[str]:
-        first = max(map(len, self.composers))
+        first = self._first
         lines = [f"{'':<{first}}" + "".join(f"{title:>14}" for title in columns.values())] if columns else []
         lines += ["-" * len(line) for line in lines]
-        for composer in self.composers:
+        for composer in (*self.composers, *[CHOSEN] * (len(self.splits) > 1 < len(self.composers))):
             spreads = {name: self.spread(composer, name, case) for name in columns}
             if any(spreads.values()):
                 lines.append(f"{composer:<{first}}" + "".join(_cell(spread, name) for name, spread in spreads.items()))
-            if reason := self.cannot(composer, case):
+            if composer != CHOSEN and (reason := self.cannot(composer, case)):
                 lines += _wrapped(f"{composer:<{first}}  cannot: {reason}", width, first + 4)
         return lines
 
@@ -203,9 +227,18 @@ def _cell(spread: Spread | None, name: str) -> str:
         return f"{'-':>14}"
     if name == "parameters":
         return f"{spread.mean:>14.0f}"
-    decimals = 1 if name == "cpu_seconds" else 3
+    decimals = 1 if name.endswith("cpu_seconds") else 3
     sd = f" ±{spread.sd:.{decimals}f}" if spread.n > 1 else ""
     return f"{f'{spread.mean:.{decimals}f}{sd}':>14}"
+
+
+def _counted(chosen: Mapping[int, str]) -> str:
+    """Write one name, or each with its splits."""
+    names = dict.fromkeys(chosen.values())
+    splits = {name: ", ".join(str(split) for split in chosen if chosen[split] == name) for name in names}
+    return (
+        "; ".join(f"{name} in split {text}" for name, text in splits.items()) if len(names) > 1 else next(iter(names))
+    )
 
 
 def _wrapped(text: str, width: int, indent: int) -> list[str]:

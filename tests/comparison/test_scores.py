@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serket.comparison import Cell, Comparison
-from serket.comparison.scores import calibration_error, clustered, explained, probe_scores, strict
+from serket.comparison.scores import calibration_error, clustered, clustering, explained, probe_scores, strict
 from serket.comparison.specs import Spec
 from serket.data import another_split, load
 from serket.errors import DataError
@@ -85,3 +85,30 @@ def test_the_table_shows_spread_and_fits_the_terminal():
 def test_where_some_cells_failed_the_row_says_in_how_many():
     cells = [Cell("x", "all rows", 0, 0, {"joint": 0.5}), Cell("x", "all rows", 1, 0, {"cannot": "no"})]
     assert table(("x",), cells).cannot("x", "all rows") == "in 1 of 2 cells no"
+
+
+def test_each_split_is_scored_by_the_composer_that_its_own_validation_rows_choose():
+    def cell(name, split, seed, validation, joint):
+        return Cell(name, "all rows", split, seed, {"validation": validation, "joint": joint})
+
+    cells = [cell("x", 0, seed, 0.9, 0.6) for seed in (0, 1)] + [cell("x", 1, seed, 0.9, 0.8) for seed in (0, 1)]
+    cells += [cell("y", 0, seed, 0.5 + 0.1 * seed, 0.9) for seed in (0, 1)]
+    cells += [cell("y", 1, 0, 0.99, 0.7), cell("y", 1, 1, 0.97, 0.7)]
+    made = table(("x", "y"), cells)
+    assert made.best() == "x" and made.chosen() == {0: "x", 1: "y"}
+    assert made.spread("(chosen)", "joint").mean == pytest.approx(0.65) and made.spread("(chosen)", "joint").n == 4
+    assert "chosen on validation rows: x in split 0; y in split 1" in str(made) and "(chosen)" in str(made)
+    assert made.as_dict()["chosen_by_split"] == {"all rows": {"0": "x", "1": "y"}}
+    part = table(("x", "y"), [*cells[:-1], Cell("y", "all rows", 1, 1, {"cannot": "no"})])
+    assert part.chosen() == {0: "x", 1: "x"}, "who did not serve every seed is not chosen"
+    assert "(chosen)" not in str(table(("x", "y"), [c for c in cells if c.split == 0])), "one split: its row is there"
+
+
+def test_k_means_is_told_beside_a_mixture():
+    g = np.random.default_rng(0)
+    y = g.integers(0, 2, 300)
+    x = np.stack([5 * g.normal(size=300), 3.0 * y + 0.3 * g.normal(size=300)], 1)
+    found = clustering(x[:200], x[200:], y[200:], 2, 0)
+    assert found["ari"] > 0.95 > 0.3 > found["kmeans"]["ari"], "two long clusters side by side"
+    assert found["kmeans"]["ari"] == pytest.approx(concept_ari(y[200:], np.array(found["kmeans"]["named"])))
+    assert found["ari"] == pytest.approx(concept_ari(y[200:], np.array(found["named"])))
