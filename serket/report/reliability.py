@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from serket.data import Dataset
 from serket.messages import Categorical
 from serket.model import Model
+from serket.naming import label_shares
 from serket.predictive import seen, varying
 from serket.protocol import Generative
 from serket.report.metrics import joined, subsets
 
-__all__ = ["BINS", "LEVEL", "binned", "calibration_error", "error_quantile", "named", "reliability"]
+__all__ = ["BINS", "LEVEL", "binned", "calibration_error", "error_quantile", "reliability"]
 
 Array: TypeAlias = NDArray[Any]
 BINS, LEVEL, DRAWS, MOST_KEYS = 10, 0.9, 2000, 6
@@ -48,23 +51,14 @@ def error_quantile(confidence: Array, quantile: float = 0.95, *, draws: int = DR
     return float(np.quantile(gaps.sum(0) / max(len(confidence), 1), quantile))
 
 
-def named(beliefs: Array, labels: Array, classes: int) -> Array:
-    """Return T, ``(K, classes)``: the share of each label among rows of concept k, all counted by their probability.
-
-    A concept found without labels has no name, and may hold several: sum_k b(k) T[k, y] is what it says of label y.
-    One row more, shared evenly, stands in every concept.
-    """
-    counts = beliefs.T @ np.eye(classes)[labels] + 1 / classes
-    return cast(Array, counts / counts.sum(1, keepdims=True))
-
-
 def reliability(model: Model, dataset: Dataset) -> dict[str, Any]:
     """Measure on the test rows what probabilities are worth, for every subset of the senses.
 
     Returns:
         ``concepts``, with labels: per subset ``error`` (:func:`calibration_error` of the likeliest label's
         probability), ``quantile`` (:func:`error_quantile`, 0.95), ``confidence`` and ``accuracy``, their means, and
-        ``bins``: per bin rows, mean confidence, share right. Concepts are named on training rows (:func:`named`).
+        ``bins``: per bin rows, mean confidence, share right. Concepts are named on training rows
+        (:func:`serket.naming.label_shares`).
         ``coverage``: per ``given>to`` the share of values inside the central 90 % of their own prediction, over
         observed values of the dimensions that vary in training rows. ``exponents``: of every node that is calibrated.
     """
@@ -75,9 +69,10 @@ def reliability(model: Model, dataset: Dataset) -> dict[str, Any]:
     concept = model.graph.concept
     if concept is not None and dataset.label is not None and len(keys):
         names, labels = np.unique(dataset.label[dataset.train], return_inverse=True)
-        naming = named(_probs(model, dataset, keys, dataset.train, concept), labels, len(names))
+        taught = torch.stack([_probs(model, dataset, s, dataset.train, concept) for s in chosen])
+        naming = label_shares(taught, torch.from_numpy(labels), len(names))
         truth = dataset.label[dataset.test]
-        rows = {joined(s): _probs(model, dataset, s, dataset.test, concept) @ naming for s in chosen}
+        rows = {joined(s): (_probs(model, dataset, s, dataset.test, concept) @ naming).numpy() for s in chosen}
         found["concepts"] = {name: _told(probs, names, truth) for name, probs in rows.items()}
     coverage = {}
     for to in (n.data for n in model.graph.nodes.values() if n.data and isinstance(model.modules[n.name], Generative)):
@@ -102,9 +97,9 @@ def _told(probs: Array, names: Array, truth: Array) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _probs(model: Model, dataset: Dataset, observe: Any, rows: Array, concept: str) -> Array:
+def _probs(model: Model, dataset: Dataset, observe: Any, rows: Array, concept: str) -> Tensor:
     belief = cast(Categorical, model.infer(dataset, observe=observe, rows=rows)[concept])
-    return belief.probs.double().cpu().numpy()
+    return belief.probs.double().cpu()
 
 
 def _coverage(model: Model, dataset: Dataset, to: str, given: tuple[str, ...]) -> float | None:

@@ -1,9 +1,9 @@
 """Calibration of a concept: exponents of what nodes without data say at it.
 
 Concepts, which have no data, get an exponent t_c on every message at the concept, once the senses have theirs: with
-labels y it maximises the mean over all subsets of log sum_k T[k, y] b_S(k), where T[k, y] is the share of label y among
-the rows of concept k: an impure concept is never taken for a certain label. Without labels the reading of all senses
-stands for y, and T is the identity.
+labels y it maximises the mean over all subsets of log sum_k T[k, y] b_S(k), where T[k, y] is the share of label y in
+concept k, that goes best with the exponent (:func:`serket.naming.label_shares`): an impure concept is never taken for a
+certain label. Without labels the reading of all senses stands for y, and T is the identity.
 
 An exponent that gains less than two standard errors of its gain (over rows) is 1.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from serket.graph.graph import Graph
 from serket.messages import Categorical
+from serket.naming import label_shares
 from serket.protocol import Evidence, Module, Role
 from serket.rows import chunks
 from serket.training.align import CHUNK
@@ -58,18 +59,18 @@ def concept_exponents(
     said = {subset: _at_concept(graph, modules, evidence, subset, concept, seed, dtype) for subset in {*subsets, whole}}
     everything = _belief(said[whole], {}).exp()
     if labels is None:
-        target, naming = everything, torch.eye(everything.shape[1]).to(everything)
+        target = everything
     else:
         target = torch.nn.functional.one_hot(labels.long()).to(everything)
-        counts = everything.T @ target + 1 / target.shape[1]
-        naming = counts / counts.sum(1, keepdim=True)
     exponents = dict.fromkeys(tempered, 1.0)
     for edge in tempered * (1 if len(tempered) == 1 else SWEEPS):
 
         def scores(exponent: float, edge: tuple[str, str] = edge) -> Tensor:
             powers = {**exponents, edge: exponent}
-            parts = [(_belief(said[subset], powers).exp() @ naming).clamp_min(1e-30).log() for subset in subsets]
-            return torch.stack([(target * part).sum(-1) for part in parts]).mean(0)
+            beliefs = torch.stack([_belief(said[subset], powers).exp() for subset in subsets])
+            if labels is not None:
+                beliefs = beliefs @ label_shares(beliefs, labels, target.shape[1])
+            return (target * beliefs.clamp_min(1e-30).log()).sum(-1).mean(0)
 
         bounds = math.log(LEAST), math.log(MOST)
         found = minimize_scalar(

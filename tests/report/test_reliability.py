@@ -5,7 +5,7 @@ import pytest
 
 import serket
 from serket.report.metrics import joined
-from serket.report.reliability import calibration_error, error_quantile, named, reliability
+from serket.report.reliability import calibration_error, error_quantile, reliability
 from serket.report.table import tables
 from serket.report.trust import reliability_diagram
 from tests.training.test_calibrate import pairs, position, readings, vaes
@@ -34,15 +34,6 @@ def test_an_over_confident_model_is_above():
     confidence = np.full(400, 0.98)
     right = random.random(400) < 0.9
     assert calibration_error(confidence, right) > error_quantile(confidence)
-
-
-def test_impure_concepts_are_named_by_shares():
-    beliefs = np.repeat(np.eye(2), [30, 10], 0)
-    labels = np.array([0] * 20 + [1] * 10 + [2] * 10)
-    table = named(beliefs, labels, 3)
-    np.testing.assert_allclose(
-        table, [[20 + 1 / 3, 10 + 1 / 3, 1 / 3], [1 / 3, 1 / 3, 10 + 1 / 3]] / np.array([[31.0], [11.0]])
-    )
 
 
 @pytest.fixture(scope="module")
