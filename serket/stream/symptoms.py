@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from serket.engine.inference import Inference
-from serket.graph.stream import StreamEntry
+from serket.graph.stream import StreamEntry, nanoseconds
 from serket.stream.counters import REASONS
 from serket.stream.health import Found, Level
 from serket.stream.intake import Intake
@@ -20,14 +20,18 @@ class Symptoms:
     """Collects what happens between outputs, and looks at each sensor's silence and rate at one.
 
     A sensor is silent after 2 / (its least rate) without anything received, or after ``silence_ms`` where no rate is
-    expected; unused as long without anything believed; slow or fast where the rate over five intervals is outside
-    ``expect_hz`` by more than 10 %.
+    expected; unused after as long without anything believed, and as readings may wait besides; slow or fast where the
+    rate over five intervals is outside ``expect_hz`` by more than 10 %.
     """
 
     def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
         self._intakes = intakes
         self._hz = {name: entry.sensor(name).expect_hz for name in intakes}
         self._limit = {name: intake.patience for name, intake in intakes.items()}
+        waits = 0.0 if entry.policy == "latest" else entry.timeout_ms  # for the rest of its set, and for its turn
+        self._longest = {
+            name: limit + nanoseconds(waits + entry.sensor(name).reorder_ms) for name, limit in self._limit.items()
+        }
         self._required = {name: entry.sensor(name).required for name in intakes}
         self._least = entry.min_present
         self._noted: _Wrong = {}
@@ -62,10 +66,11 @@ class Symptoms:
         for name, intake in self._intakes.items():
             last = intake.last_recv
             quiet = now - (self._begun if last is None else last)
+            idle = now - (self._begun if intake.last_used is None else intake.last_used)
             if quiet > self._limit[name]:
                 found["", f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
                 heard.add(name)  # what its last readings were like is forgotten then
-            elif (idle := now - (self._begun if intake.last_used is None else intake.last_used)) > self._limit[name]:
+            elif idle > self._longest[name]:
                 found["", f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
             elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
                 text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
