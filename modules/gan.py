@@ -122,7 +122,7 @@ class GAN:
             batch: rows per step.
             learning_rate: of Adam, for all three networks.
             held_out: fraction of the rows kept from training, on which the noise of what is imagined is measured.
-            average: of the weights of G and E over steps, by an exponential average; 0 is off.
+            average: of the weights of G and E over steps, by an exponential average, at first a plain one; 0 is off.
 
         Raises:
             DataError: fewer than two rows, rows that do not differ, or values that are not finite.
@@ -137,7 +137,8 @@ class GAN:
         if not bool(values.isfinite().all()):
             raise DataError("data hold values that are not finite", expected="numbers, or rows masked as missing",
                             found="NaN or Inf", fix="mask those rows")  # fmt: skip
-        if not self.weights:
+        anew = not self.weights
+        if anew:
             self.weights = self._initial(values, generator)
         weights = {name: value.to(values) for name, value in self.weights.items()}
         x = (self._checked(values) - weights["location"]) / weights["scale"]
@@ -150,6 +151,7 @@ class GAN:
         beat = torch.optim.Adam(judge, lr=learning_rate, betas=(0.5, 0.99), fused=True)
         fool = torch.optim.Adam(list(forger.values()), lr=learning_rate, betas=(0.5, 0.99), fused=True)
         history: dict[str, list[float]] = {"told_apart": [], "cycle": []}
+        steps = 0
 
         def draw(count: int) -> Tensor:
             return torch.randn(count, self.size, generator=generator, dtype=x.dtype, device=x.device)
@@ -176,9 +178,11 @@ class GAN:
                 fool.zero_grad(set_to_none=True)
                 (F.softplus(told).mean() + F.softplus(-fake).mean() + self.cycle / 2 * cycle).backward()
                 fool.step()
+                steps += 1
                 with torch.no_grad():
                     for name, value in forger.items():
-                        steady[name].lerp_(value, 1 - average)
+                        # Random weights to start from are no part of the average; fitted ones are.
+                        steady[name].lerp_(value, max(1 - average, 1 / steps if anew else 0.0))
                     apart, error = apart + ((told > 0).sum() + (fake < 0).sum()) / 2, error + cycle * len(chosen)
             history["told_apart"].append(float(apart) / max(1, len(train)))
             history["cycle"].append(float(error) / max(1, len(train)))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from serket.composer import JointComposer
+from serket.composer.joint import experts as experts_of_joint
 from serket.errors import DataError, GraphError, MessageError
 from serket.graph import load_graph
 from serket.messages import Family, Gaussian
@@ -222,6 +223,52 @@ def test_fit_finds_what_is_shared(objective):
         best = seen[700:] @ torch.linalg.lstsq(seen[:700], messages[m].mean()[:700]).solution
         left, least = (z[m] - guess).square().mean(), (z[m] - best).square().mean()
         assert float(left) < 1.35 * float(least), (m, float(left), float(least))
+
+
+@pytest.mark.parametrize("objective", KINDS)
+def test_every_objective_learns(objective):
+    """The above in short: in few steps on few rows a view is predicted from the others better than by its mean."""
+    messages = world(3, 300, (3, 3, 3), precision=20.0)
+    private = {"private": 1} if objective in ("mmvae_plus", "dmvae") else {}
+    composer = build((3, 3, 3), objective=objective, hidden=[], **private)
+    fit(composer, [message[:240] for message in messages], epochs=25, batch=60, learning_rate=0.05, noise=0.0)
+    test = [message[240:] for message in messages]
+    guess = infer(composer, inbox_of([test[0].mask(torch.zeros(60, dtype=torch.bool)), *test[1:]])).messages["views[0]"]
+    z = test[0].mean()
+    left, least = (z - guess.mean()).square().mean(), (z - z.mean(0)).square().mean()
+    assert float(left) < 0.9 * float(least)
+
+
+def test_mopoe_of_many_views_is_refused():
+    """It would take 2^M components a row."""
+    build((1,) * 10, objective="mopoe")
+    with pytest.raises(GraphError) as caught:
+        build((1,) * 11, objective="mopoe")
+    assert "at most 10 views" in str(caught.value) and "2047 subsets" in caught.value.found
+    build((1,) * 11, objective="mvae")
+
+
+def test_the_mixture_over_subsets_does_not_depend_on_blocks(monkeypatch):
+    """All subsets of rows are summed at once, so many rows at a time as memory allows."""
+    g = generator(4)
+    info, precision = random(g, 5, 7, 3), 0.1 + torch.rand(5, 7, 3, generator=g, dtype=torch.float64)
+    views = torch.rand(5, 7, generator=g) < 0.7
+    found = []
+    for entries in (2**22, 2 * 2**5 * 3):
+        monkeypatch.setattr(experts_of_joint, "ENTRIES", entries)
+        found.append(experts_of_joint.combined("mixture_of_products", Gaussian(info, precision), views))
+    torch.testing.assert_close(found[0].info, found[1].info, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[0].precision, found[1].precision, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 5.0])
+def test_an_alpha_beyond_one_has_no_optimum_under_mvtcae(alpha):
+    """(1 - alpha) KL(q || p) is then a reward, and grows for ever."""
+    with pytest.raises(GraphError) as caught:
+        build(objective="mvtcae", alpha=alpha)
+    assert caught.value.where == "alpha" and "0 to 1" in caught.value.expected and caught.value.fix
+    build(objective="mvtcae", alpha=1.0)
+    build(objective="jmvae", alpha=alpha)
 
 
 def test_a_view_alone_is_a_plain_vae():

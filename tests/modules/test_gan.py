@@ -154,3 +154,22 @@ def test_a_vae_in_place_of_the_gan_costs_likeness(seed):
     energy, coverage = written(graph, seed)
     plain_energy, plain_coverage = written(GRAPH.replace("type: gan", "type: vae"), seed)
     assert energy < plain_energy / (2 if seed else 1) and coverage > plain_coverage + 0.3
+
+
+def test_random_weights_are_no_part_of_the_average():
+    """Few steps: most of an exponential average would be what it started from. A refit goes on from what it fitted."""
+    z = torch.randn(30, 1, generator=generator(2), dtype=torch.float64)
+    values = torch.cat([2 * z, -z], 1) + 3
+
+    def spread(module):
+        latent = Gaussian.standard((2000,), 1, dtype=torch.float64)
+        return float(module.predict({"latent": latent}, generator=generator()).sample().std(0)[0])
+
+    last, averaged = (gan(1, hidden=[32, 32]) for _ in range(2))
+    fit(last, values, epochs=100, average=0.0)
+    fit(averaged, values, epochs=100)
+    assert spread(averaged) > 0.8 * spread(last)
+    before = {name: value.clone() for name, value in averaged.state().items() if name.startswith("netG")}
+    fit(averaged, values, epochs=1, learning_rate=0.1)
+    moved = [float((averaged.state()[name] - value).abs().max()) for name, value in before.items()]
+    assert max(moved) < 0.005

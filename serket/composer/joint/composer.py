@@ -16,7 +16,7 @@ from serket.composer.joint.networks import Schedule, climb
 from serket.composer.joint.objectives import OBJECTIVES, chosen
 from serket.composer.joint.replies import log_evidence, over_prior, predicted
 from serket.composer.minibatch import Minibatch
-from serket.errors import DataError, MessageError
+from serket.errors import DataError, GraphError, MessageError
 from serket.messages import Family, Gaussian, Message, pooled_moments
 from serket.protocol import Evidence, FitReport, Port, Progress, Reader, Reply, Role
 from serket.registry import register
@@ -24,6 +24,7 @@ from serket.rows import row_normal
 
 __all__ = ["JointComposer"]
 
+MOST_VIEWS = 10
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0)]
@@ -43,10 +44,13 @@ class JointComposer:
         objective: what is maximised, and with it how a subset of the views is inferred.
         hidden: widths of the hidden layers, encoder order; none makes every network a linear map.
         private: dimensions each view keeps to itself (mmvae_plus, dmvae).
-        alpha: weight of the divergences from unimodal encoders (jmvae, mvtcae).
+        alpha: weight of the divergences from unimodal encoders (jmvae; mvtcae, at most 1).
         beta: weight of the divergences from the prior; 1 is a bound.
         samples: importance samples a row (mmvae, mmvae_plus).
         thaw: modules that learn on, together with this composer, once it is fitted.
+
+    Raises:
+        GraphError: an option without effect on the objective, or out of its range; mopoe of more than 10 views.
     """
 
     ports: Mapping[str, Port] = {
@@ -76,6 +80,20 @@ class JointComposer:
         self.private = int(chosen(objective, "private", private) or 0)
         self.alpha = chosen(objective, "alpha", alpha) or 0.0
         self.samples = int(chosen(objective, "samples", samples) or 1)
+        if objective == "mvtcae" and self.alpha > 1:
+            raise GraphError(
+                "alpha is out of range: beyond 1 mvtcae pays for what its decoders cannot read, without bound",
+                where="alpha",
+                expected="a number from 0 to 1",
+                found=f"{self.alpha:g}",
+                fix="write alpha: 0.9, or leave it out",
+            )
+        if self.spec.rule == "mixture_of_products" and len(self.names) > MOST_VIEWS:
+            raise GraphError(
+                f"{objective} takes at most {MOST_VIEWS} views, for it infers by a component per subset",
+                found=f"{len(self.names)} views, {2 ** len(self.names) - 1} subsets",
+                fix="use objective: mmvae or mvtcae, whose cost is linear, or combine some views first",
+            )
         self.cost = "exponential in views" if self.spec.rule == "mixture_of_products" else "linear"
         self.weights: dict[str, Tensor] = {}
 

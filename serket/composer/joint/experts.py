@@ -17,6 +17,8 @@ from serket.messages import Gaussian
 
 __all__ = ["Rule", "combined", "divergence", "log_mixture", "product", "standard"]
 
+ENTRIES = 2**22
+"""Numbers that a block of subsets holds."""
 Rule = Literal["product_with_prior", "product", "mixture", "mixture_of_products"]
 
 
@@ -57,16 +59,19 @@ def _mixture(experts: Gaussian, views: Tensor) -> Gaussian:
 
 
 def _mixture_of_products(experts: Gaussian, views: Tensor) -> Gaussian:
-    count = len(views)
-    parts, there = [], []
-    for code in range(1, 2**count):
-        chosen = torch.tensor([bool(code >> view & 1) for view in range(count)], device=views.device).unsqueeze(1)
-        within = (views | ~chosen).all(0)  # the subset is one of the views that are there
-        whole = product(experts, chosen & within)
-        parts.append(whole.where(within, standard(whole.info)))
-        there.append(within)
-    stacked = Gaussian(torch.stack([p.info for p in parts]), torch.stack([p.precision for p in parts]))
-    return _projected(stacked, torch.stack(there))
+    told, found = experts.mask(views), []
+    size = max(1, ENTRIES // (2 ** len(views) * told.size))
+    blocks = (whole.split(size, 1) for whole in (told.info, told.precision, views))
+    for info, precision, here in zip(*blocks, strict=True):
+        # Every subset, and with it every subset with one view more: sums, and whether all members are there.
+        sums = [torch.zeros_like(info[:1]), torch.zeros_like(precision[:1])]
+        there = torch.ones_like(here[:1])
+        for view in range(len(views)):
+            sums = [torch.cat([one, one + part[view]]) for one, part in zip(sums, (info, precision), strict=True)]
+            there = torch.cat([there, there & here[view]])
+        parts, there = Gaussian(sums[0][1:], sums[1][1:]), there[1:]
+        found.append(_projected(parts.where(there, standard(parts.info)), there))
+    return Gaussian(torch.cat([one.info for one in found]), torch.cat([one.precision for one in found]))
 
 
 def _projected(parts: Gaussian, there: Tensor) -> Gaussian:
