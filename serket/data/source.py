@@ -80,13 +80,14 @@ def _objects(where: str) -> DataError:
 
 
 @contextmanager
-def opened(source: Given, near: Path | None = None) -> Iterator[Source]:
+def opened(source: Given, near: Path | None = None, option: str = "--data") -> Iterator[Source]:
     """Open a source while it is read.
 
     Args:
         source: the name of an embedded data set, the path of an .npz file or of a folder of .npy files, or arrays by
             key. Large arrays in a folder, or stored uncompressed in a file, stay on disk and are mapped.
         near: the folder tried after the current one for relative paths.
+        option: of the command line, that names another source.
 
     Raises:
         DataError: no such file, or no .npz file, or a folder without .npy files.
@@ -98,7 +99,7 @@ def opened(source: Given, near: Path | None = None) -> Iterator[Source]:
         arrays = GENERATED[str(source)]()
         yield Source(str(source), tuple(arrays), arrays.__getitem__)
         return
-    path = _find(source, near)
+    path = _find(source, near, option)
     if path.is_dir():
         yield Source(path.name, tuple(sorted(file.stem for file in path.glob("*.npy"))), lambda key: _array(path, key))
         return
@@ -142,7 +143,7 @@ def _mapped(path: Path, key: str) -> Array | None:
         return np.memmap(path, dtype, "r", file.tell(), shape)
 
 
-def _find(source: str | Path, near: Path | None) -> Path:
+def _find(source: str | Path, near: Path | None, option: str) -> Path:
     if source in EMBEDDED:
         return EMBEDDED[str(source)]
     path = Path(source).expanduser()
@@ -156,5 +157,5 @@ def _find(source: str | Path, near: Path | None) -> Path:
         expected="the name of an embedded data set, or the path of an .npz file or of a folder of .npy files",
         found=f"nothing at {' or '.join(dict.fromkeys(str(candidate) for candidate in tried))}",
         available=[*EMBEDDED, *GENERATED],
-        fix=suggestion(path.name, [*EMBEDDED, *GENERATED, *files]) or "check the path, or pass --data FILE",
+        fix=suggestion(path.name, [*EMBEDDED, *GENERATED, *files]) or f"check the path, or pass {option} FILE",
     )

@@ -42,14 +42,16 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
 
     store, path = typestore(), Path(path)
     files = _files(path)
+    bare = path.is_dir() and files != [path]
     try:
         reader = AnyReader(files, default_typestore=store)
         reader.open()
     except Exception as error:
         where = str(path if len(files) > 1 else files[0])
-        raise DataError("the bag cannot be opened", where=where, found=_told(error), fix=_mending(path)) from None
+        found = f"no metadata.yaml, and {_told(error)}" if bare else _told(error)
+        raise DataError("the bag cannot be opened", where=where, found=found, fix=_mending(path)) from None
     try:
-        if path.is_dir() and files != [path]:
+        if bare:
             names = ", ".join(file.name for file in files)
             text = f"{path} has no metadata.yaml, as a recording that was not ended: {names} is read without it"
             warnings.warn(f"{text}; {_indexing(path)} writes it", DataWarning, stacklevel=2)

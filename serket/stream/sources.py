@@ -53,7 +53,7 @@ def from_arrays(
     found: list[tuple[str, Array, Array, Array]] = []
     shapes: dict[str, tuple[int, ...]] = {}
     spans: dict[str, tuple[int, int]] = {}
-    with opened(source, near) as arrays:
+    with opened(source, near, "--source") as arrays:
         here = [key for key in keys if key in arrays]
         if not here:
             raise DataError(

@@ -251,6 +251,8 @@ def test_a_recording_that_was_not_ended_has_no_metadata(tmp_path, plugin):
         warnings.simplefilter("ignore")
         list(from_bag(path, TOPICS))
     assert "ros2 bag reindex -s" in str(caught.value) and str(path) in str(caught.value)
+    if "cannot be opened" in str(caught.value):
+        assert "found: no metadata.yaml, and " in str(caught.value)
 
 
 def test_no_bag(tmp_path):
