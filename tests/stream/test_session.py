@@ -371,6 +371,17 @@ def test_the_terminal_shows_sensors_health_and_belief():
     assert max(map(len, text.splitlines())) < 2000
 
 
+@pytest.mark.parametrize(("seconds", "age"), [(0.8, "800 ms"), (12, "12 s")])
+def test_the_terminal_shows_the_age_of_who_is_not_in_the_set(seconds, age):
+    pipeline = open_stream(model())
+    first = [Observation(key, 0, 0, np.zeros(2)) for key in KEYS]
+    outputs = [*pipeline.run([*first, Observation("wheel", round(seconds * 1e9), round(seconds * 1e9), np.zeros(2))])]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(View(pipeline, console).drawn(outputs[-1]))
+    row = next(line for line in console.file.getvalue().splitlines() if line.startswith(" camera"))
+    assert outputs[-1].present == ("wheel",) and row.split()[1:3] == age.split()
+
+
 def test_three_sensors_with_long_names_fit_80_columns():
     names = ["front_camera_rgb_and_depth", "left_gripper_forces", "joints"]
 
