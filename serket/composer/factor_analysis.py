@@ -183,12 +183,12 @@ def regressed(
 def initial(messages: Sequence[Gaussian], shared: int, private: int) -> list[View]:
     """Start from joint principal components of the posterior means under N(0, I).
 
-    Rows with every view are used if there are four per shared dimension, else all rows, a missing view at its mean.
-    Residuals give B by their own principal components, and Psi by what is left.
+    Rows with every view are used if there are as many as shared dimensions, else all rows, a missing view at its mean:
+    then the first components are of one view each, and EM does not align them. Residuals give B by their own principal components, and Psi by what is left.
     """
     present = torch.stack([~message.is_vacuous() for message in messages], 1)
     paired = present.all(1)
-    use = paired if int(paired.sum()) >= 4 * shared else present.any(1)
+    use = paired if int(paired.sum()) >= shared else present.any(1)
     means, centred = [], []
     for message, here in zip(messages, present.T, strict=True):
         posterior = (message * Gaussian(torch.zeros_like(message.info), torch.ones_like(message.info))).mean()

@@ -163,6 +163,22 @@ def test_the_start_is_that_of_the_pairs_where_there_are_enough():
         torch.testing.assert_close(a.shared.abs(), b.shared.abs())
 
 
+def test_pairs_as_many_as_shared_dimensions_align_what_many_rows_of_one_view_would_not():
+    """Of all rows the first components are of one view each, and from there EM does not find what they share."""
+    g = generator(7)
+    s, rows = random(g, 800, 4), torch.arange(800)
+    z = [s @ random(g, 4, 4) + 0.1 * random(g, 800, 4) for _ in range(2)]
+    messages = messages_about(g, z, precision=1e2)
+    holed = [messages[0].mask((rows < 8) | (rows >= 400)), messages[1].mask(rows < 400)]
+    views = initial(holed, 8, 0)
+    for _ in range(6):
+        views, _ = improve(views, holed, 1.0)
+    truth = (z[1] - z[1].mean(0))[8:400]
+    told = read(views[0], messages[0][8:400]).message * Gaussian.standard((392,), 8, dtype=torch.float64).full()
+    guess = told.mean() @ views[1].shared.T + views[1].mean - z[1].mean(0)
+    assert float((guess - truth).square().sum() / truth.square().sum()) < 0.2
+
+
 def test_the_start_reads_missing_views_as_missing_not_as_zero():
     """The mean of a view starts from the rows that see it."""
     g = generator(5)
@@ -170,5 +186,5 @@ def test_the_start_reads_missing_views_as_missing_not_as_zero():
     messages = messages_about(g, z, precision=1e4)
     keep = torch.arange(40) % 4 == 0
     messages[0] = messages[0].mask(keep)
-    start = initial(messages, 8, 0)  # ten paired rows are too few: all are used
+    start = initial(messages, 12, 0)  # ten paired rows are too few: all are used
     torch.testing.assert_close(start[0].mean, z[0][keep].mean(0), rtol=0, atol=0.05)
