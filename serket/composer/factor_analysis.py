@@ -184,7 +184,8 @@ def initial(messages: Sequence[Gaussian], shared: int, private: int) -> list[Vie
     """Start from joint principal components of the posterior means under N(0, I).
 
     Rows with every view are used if there are as many as shared dimensions, else all rows, a missing view at its mean:
-    then the first components are of one view each, and EM does not align them. Residuals give B by their own principal components, and Psi by what is left.
+    then the first components are of one view each, and EM does not align them. Residuals give B by their own principal
+    components, and Psi by what is left.
     """
     present = torch.stack([~message.is_vacuous() for message in messages], 1)
     paired = present.all(1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serket.comparison import Cell, Comparison
+from serket.comparison import Cell, Comparison, pictures
 from serket.comparison.scores import calibration_error, clustered, clustering, explained, probe_scores, strict
 from serket.comparison.specs import Spec
 from serket.data import another_split, load
@@ -112,3 +112,45 @@ def test_k_means_is_told_beside_a_mixture():
     assert found["ari"] > 0.95 > 0.3 > found["kmeans"]["ari"], "two long clusters side by side"
     assert found["kmeans"]["ari"] == pytest.approx(concept_ari(y[200:], np.array(found["kmeans"]["named"])))
     assert found["ari"] == pytest.approx(concept_ari(y[200:], np.array(found["named"])))
+
+
+def test_the_pictures_show_the_numbers_of_the_table(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, path: figures.append(figure))
+    shares = {"x": {"a": 0.5, "b": 0.6, "c": 0.7, "a+b": 0.8}, "y": {"a": 0.4, "b": 0.65, "c": 0.75, "a+b": 0.7}}
+    both = {"b+c": 0.81, "a+c": 0.82, "a+b+c": 0.9}
+    cells = []
+    for case, less in (("50 pairs", 0.2), ("all rows", 0.0)):
+        for name, share in shares.items():
+            for split in (0, 1):
+                subset = {key: value - less + 0.02 * split for key, value in (share | both).items()}
+                values = {"subsets": subset, "strict": subset["a"], "coherence": subset["b"]}
+                if name == "x" and split == 0:
+                    values["examples"] = {"to": "b", "given": "a", "true": [[0.0, 1.0], [2.0, 3.0]],
+                                          "mean": [[0.1, 0.9], [1.9, 2.9]], "drawn": [[[4.0, 5.0]], [[6.0, 7.0]]]}  # fmt: skip
+                cells.append(Cell(name, case, split, 0, values))
+    cells.append(Cell("z", "all rows", 0, 0, {"cannot": "no"}))
+    made = Comparison("toy", "toy", ("a", "b", "c"), ("x", "y", "z"), ("50 pairs", "all rows"), True, tuple(cells),
+                      {"train": 8, "test": 4}, (2, 1))  # fmt: skip
+
+    assert pictures.by_subset(tmp_path / "subsets.png", made)
+    axis = figures[-1].axes[0]
+    columns = [text.get_text().replace("\n", "") for text in axis.get_xticklabels()]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["x", "y"], "who cannot serve is not drawn"
+    expected = [[(shares[name] | both)[column] + 0.01 for column in columns] for name in "xy"]
+    np.testing.assert_allclose(axis.images[0].get_array(), expected)
+    assert {(t.get_position(), t.get_text()) for t in axis.texts} == {
+        ((column, row), f"{expected[row][column]:.3f}") for row in (0, 1) for column in range(len(columns))
+    }
+
+    assert pictures.by_pairs(tmp_path / "pairs.png", made)
+    strict_axis, coherence_axis = figures[-1].axes
+    for axis, key in ((strict_axis, "a"), (coherence_axis, "b")):
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["50 pairs", "all rows"]
+        for line, name in zip((box.lines[0] for box in axis.containers), "xy", strict=True):
+            assert list(line.get_xdata()) == [0, 1]
+            assert list(line.get_ydata()) == pytest.approx([shares[name][key] - 0.19, shares[name][key] + 0.01])
+
+    assert pictures.side_by_side(tmp_path / "imagined.png", made)
+    shown = [np.asarray(axis.images[0].get_array()).ravel().tolist() for axis in figures[-1].axes]
+    assert shown == [[0, 1], [2, 3], [0, 1], [2, 3], [0.1, 0.9], [1.9, 2.9], [4, 5], [6, 7]], "true twice; means, draws"
