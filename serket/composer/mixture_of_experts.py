@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from serket.composer.pooling import evidence_bound, experts
-from serket.composer.rules import of_one_size, propped
+from serket.composer.rules import of_one_size, propped, tamed
 from serket.messages import Family, Gaussian, Message, leave_one_out
 from serket.protocol import Evidence, Port, Reply, Role
 from serket.registry import register
@@ -51,12 +51,17 @@ class MixtureOfExperts:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Mix the views; see the class. Inside, all is float64; where nothing is above s, N(0, I) stands in."""
+        """Mix the views; see the class. Inside, all is float64; where nothing is above s, N(0, I) stands in.
+
+        Where negative precision of views would make a row improper those directions say nothing: ``mended.VIEW`` in
+        ``info``.
+        """
         asked = [name for name in self.ports if ports is None or name in ports]
         given = cast(Gaussian, inbox["shared"])
         above = given.to(torch.float64, given.device)
-        said = {name: cast(Gaussian, inbox[name]).to(torch.float64, given.device) for name in self.views}
+        said: Mapping[str, Gaussian] = {n: cast(Gaussian, inbox[n]).to(torch.float64, given.device) for n in self.views}
         start = propped(above)
+        said, info = tamed(said, start)
         beliefs = {name: pool.projected(start) for name, pool in experts(start, said, asked).items()}
         bound = evidence_bound(beliefs["shared"], leave_one_out(above, list(said.values()))[1])
         told = torch.stack([~message.is_vacuous() for message in said.values()]).any(0)
@@ -66,4 +71,5 @@ class MixtureOfExperts:
             tilted=frozenset({"shared"}),
             log_evidence=bound.to(given.dtype),
             bound="lower",
+            info=info,
         )

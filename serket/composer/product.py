@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from serket.composer.intersection import intersected
-from serket.composer.rules import of_one_size, per_view, propped
+from serket.composer.rules import of_one_size, per_view, propped, tamed
 from serket.errors import GraphError
 from serket.messages import Family, Gaussian, Message, leave_one_out, moment_match
 from serket.protocol import Evidence, Port, Reply, Role
@@ -100,7 +100,11 @@ class Product:
         generator: torch.Generator,
         ports: frozenset[str] | None = None,
     ) -> Reply:
-        """Multiply the views; see the class. Evidence is exact, or none with an option that bends the product."""
+        """Multiply the views; see the class. Evidence is exact, or none with an option that bends the product.
+
+        A plain product lets negative precision travel. With ``robust`` it says nothing in rows that it would make
+        improper, intersected it says nothing anywhere: ``mended.VIEW`` in ``info``.
+        """
         asked = [name for name in self.ports if ports is None or name in ports]
         above = cast(Gaussian, inbox["shared"])
         said = {name: cast(Gaussian, inbox[name]) ** t for name, t in zip(self.views, self.trust, strict=True)}
@@ -109,7 +113,9 @@ class Product:
         nothing = Gaussian.vacuous((len(evidence),), above.size, dtype=above.dtype, device=above.device)
         if self.intersects:
             start = {name: nothing if name == "shared" else above for name in asked}
-            return Reply({n: intersected(start[n], [m for view, m in said.items() if view != n]) for n in asked})
+            told, info = tamed(said)
+            messages = {n: intersected(start[n], [m for view, m in told.items() if view != n]) for n in asked}
+            return Reply(messages, info=info)
         cavities, belief = leave_one_out(above, list(said.values()))
         replies = {"shared": leave_one_out(nothing, list(said.values()))[1], **dict(zip(said, cavities, strict=True))}
         messages = {name: replies[name] for name in asked}
@@ -119,11 +125,12 @@ class Product:
     def _infer_robust(self, above: Gaussian, said: Mapping[str, Gaussian], asked: Sequence[str]) -> Reply:
         # c needs a proper reference; where nothing above is, the composer's own N(0, I) stands in.
         reference = propped(above)
+        said, mended = tamed(said, reference)
         messages: dict[str, Message] = {}
         eps = dict(zip(self.views, self.robust, strict=True))
         choices, log_weights, whole = _mixture(reference, said, eps)
         honest = log_weights.softmax(-1) @ torch.tensor(choices).to(log_weights)
-        info = {f"honest.{view}": honest[:, m] for m, view in enumerate(said) if eps[view]}
+        info = {f"honest.{view}": honest[:, m] for m, view in enumerate(said) if eps[view]} | mended
         for name in asked:
             if name == "shared":
                 # Where no view speaks the quotient is one, but for rounding.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
 from serket.errors import ShapeError
 from serket.messages import Gaussian
 from serket.protocol import Port
 
-__all__ = ["of_one_size", "per_view", "propped"]
+__all__ = ["of_one_size", "per_view", "propped", "tamed"]
 
 
 def of_one_size(ports: Mapping[str, Port], rule: str) -> tuple[str, ...]:
@@ -46,3 +49,31 @@ def propped(above: Gaussian) -> Gaussian:
     """Return what is above, times N(0, I) in rows where it is no distribution by itself."""
     standard = Gaussian.standard((), above.size, dtype=above.dtype, device=above.device).expand(len(above.info))
     return above.where(above.is_proper(), above * standard)
+
+
+def tamed(
+    said: Mapping[str, Gaussian], reference: Gaussian | None = None
+) -> tuple[Mapping[str, Gaussian], dict[str, Tensor]]:
+    """Return messages without their directions of negative precision, in rows where these would do harm.
+
+    Args:
+        said: by view.
+        reference: harm is done where it, times every negative part, is improper: else all subsets of the messages are
+            proper with it. None: by any negative direction.
+
+    Returns:
+        The messages, and under ``mended.VIEW`` 1 in the rows in which that view's was mended; only if any was.
+    """
+    bent = {name: ~message.is_semidefinite() for name, message in said.items()}
+    if not any(bool(rows.any()) for rows in bent.values()):
+        return said, {}
+    parts = {name: message.where(~bent[name], message.semidefinite_part()) for name, message in said.items()}
+    harm = torch.stack([*bent.values()]).any(0)
+    if reference is not None:
+        least = reference.full()
+        for name, message in said.items():
+            least = least * (message.full() / parts[name].full()).mask(bent[name])
+        harm = harm & ~least.is_proper()
+    mended = {name: rows & harm for name, rows in bent.items()}
+    told = {name: message.where(~mended[name], parts[name]) for name, message in said.items()}
+    return told, {f"mended.{name}": rows.to(told[name].info) for name, rows in mended.items() if bool(rows.any())}

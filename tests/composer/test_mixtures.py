@@ -170,3 +170,29 @@ def test_costs_and_limits_are_declared():
     for rule in LARGEST:
         with pytest.raises(ShapeError, match=r"(?s)views\[1\]: a mixture of .* size.*linear_gaussian"):
             rule(mixed)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+@pytest.mark.parametrize(
+    "build",
+    [MixtureOfExperts, MixtureOfProducts, lambda p: Product(p, robust=0.1),
+     lambda p: Product(p, rule="covariance_intersection")],
+    ids=["experts", "products", "robust", "intersection"],
+)  # fmt: skip
+def test_negative_precision_is_mended_in_its_row_and_said(build, full):
+    """The direction says nothing, other rows are as they were; where it can be borne a mixture leaves it alone."""
+    inbox = messages(generator(3), 3, 2, full=full)
+    eye = torch.eye(2, dtype=torch.float64)
+    bent = inbox["views[1]"].full() if full else inbox["views[1]"]
+    negative = torch.tensor([-9.0, 3.0], dtype=torch.float64)
+    there = torch.tensor([False, True, False, False])
+    spoilt = bent.where(~there, Gaussian(bent.info, ((eye * negative) if full else negative).expand_as(bent.precision)))
+    module = build(ports(3, 2))
+    reply = infer(module, inbox | {"views[1]": spoilt})
+    mild = infer(module, inbox | {"views[1]": spoilt.where(~there, spoilt.semidefinite_part())})
+    clean = infer(module, inbox | {"views[1]": bent})
+    assert reply.info["mended.views[1]"].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert not any(name.startswith("mended") for name in (*mild.info, *clean.info))
+    for name, message in reply.messages.items():
+        same(message, mild.messages[name])
+        same(message[~there], clean.messages[name][~there])
