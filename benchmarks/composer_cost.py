@@ -24,8 +24,16 @@ FEW_ROWS = 20  # where the cost is 2^views
 SHORT = {"epochs": 2, "iterations": 2}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "product": [{}, {"rule": "covariance_intersection"}, {"robust": 0.1}],
-    "coordinated": [{}, {"criterion": "cross_generation"}, {"distance": "cca"}],
-    "joint": [{"objective": objective} for objective in ("jmvae", "mvae", "mmvae", "mopoe", "mvtcae", "mmvae_plus")],
+    "coordinated": [
+        {},
+        *({"distance": one} for one in ("kl", "wasserstein", "cca")),
+        {"criterion": "cross_generation"},
+    ],
+    "joint": [
+        {"objective": objective}
+        for objective in ("jmvae", "telbo", "mvae", "mmvae", "mopoe", "mvtcae", "mmjsd", "mmvae_plus", "dmvae")
+    ],
+    "workspace": [{}, {"slots": 8}],
 }
 
 
@@ -49,7 +57,8 @@ def tasks(type_: str, options: dict[str, Any], views: int) -> tuple[dict[str, Ca
     module = cls(ports=ports, **options)
     found: dict[str, Callable[[], Any]] = {}
     if isinstance(module, Trainable):
-        short = {name: value for name, value in SHORT.items() if name in options_of(cls.fit)}
+        closed = options.get("distance") == "cca"
+        short = {name: value for name, value in SHORT.items() if name in options_of(cls.fit) and not closed}
         taught = messages(views, FIT_ROWS)
 
         def fit() -> None:

@@ -52,11 +52,11 @@ class Minibatch:
         here = self.present[view] if views is None else views[view]
         return torch.where(here, self.networks.read(self.views, view, s, w), 0.0)
 
-    def read_all(self, s: Tensor, w: list[Tensor] | None = None) -> Tensor:
+    def read_all(self, s: Tensor) -> Tensor:
         """sum_m log r_m(s)."""
         total = torch.zeros(())
         for view in range(len(self.present)):
-            total = self.read(view, s, None, w[view] if w else None) + total
+            total = self.read(view, s) + total
         return total
 
     def summed(self, values: Tensor) -> Tensor:

@@ -7,11 +7,34 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from serket.errors import ShapeError
+from serket.errors import GraphError, ShapeError
 from serket.messages import Gaussian
 from serket.protocol import Port
 
-__all__ = ["of_one_size", "per_view", "propped", "tamed"]
+__all__ = ["no_effect", "of_one_size", "per_view", "propped", "tamed"]
+
+
+def no_effect(options: Mapping[str, object], belongs: str, found: str) -> None:
+    """Refuse options that are not None.
+
+    Args:
+        options: by name, as written in a graph.
+        belongs: what they belong to.
+        found: what they were written with.
+
+    Raises:
+        GraphError: one of them would have no effect.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        names = ", ".join(given)
+        raise GraphError(
+            f"{names} would have no effect: {belongs}",
+            where=names,
+            expected=f"no {names} with {found}",
+            found=", ".join(f"{name}: {value}" for name, value in given.items()),
+            fix=f"remove {names}, or change {found}",
+        )
 
 
 def of_one_size(ports: Mapping[str, Port], rule: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from serket.errors import DataError
 from serket.graph.graph import Graph
 from serket.messages import Message
 from serket.protocol import Evidence, Module, Reader, Thawable, Thaws, extrinsic, traits, uninformed
@@ -54,6 +55,9 @@ def thaw(
 
     Returns:
         The curve ``thawed``: the objective on held-out rows, nats a row, before, and after every epoch.
+
+    Raises:
+        DataError: fewer than two rows that a thawed module sees.
     """
     composer = modules[name]
     assert isinstance(composer, Thaws), "the graph was checked"
@@ -90,7 +94,13 @@ def thaw(
     held = order[: min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(order))))]
     train = order[len(held) :]
     if not len(train):
-        return {"thawed": []}
+        raise DataError(
+            "there are too few rows to thaw on",
+            where=f"{name}.thaw: {', '.join(composer.thaw)}",
+            expected="two training rows or more that a thawed module sees: one to learn from, one to judge by",
+            found=str(len(rows)),
+            fix="remove thaw, or give it more rows",
+        )
     load(leaves)
     descent = torch.optim.Adam(list(leaves.values()), lr=LEARNING_RATE, fused=True)
     kept, curve = _copied(leaves), [judged()]

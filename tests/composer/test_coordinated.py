@@ -24,6 +24,8 @@ def build(sizes, shared, measure="cca", **options):
     ports = {"shared": Port(Role.PARENT, Family.GAUSSIAN, shared)}
     ports |= {f"views[{m}]": Port(Role.CHILD, Family.GAUSSIAN, size) for m, size in enumerate(sizes)}
     chosen = {"criterion": measure} if measure == "cross_generation" else {"distance": measure}
+    if measure == "cca":
+        options.pop("hidden", None)
     return Coordinated(ports, **chosen, **options)
 
 
@@ -40,6 +42,8 @@ def inbox_of(composer, messages):
 
 def fitted(composer, messages, seed=0, **options):
     rows = len(messages[0].info)
+    if not composer.losses:  # canonical correlation is a closed form
+        options = {name: value for name, value in options.items() if name in ("validation", "shrinkage")}
     report = composer.fit(Evidence.none(rows), inbox_of(composer, messages), generator=generator(seed), **options)
     return composer, report
 
@@ -335,6 +339,7 @@ def test_options_that_make_no_sense_are_refused():
         ({"losses": {"reconstruction": 0}, "distance": "wasserstein"}, "constant encoders"),
         ({"criterion": "cross_generation", "distance": "kl"}, "distance belongs to"),
         ({"distance": "cca", "losses": {"kl": 1}}, "closed form"),
+        ({"distance": "cca", "hidden": 128}, "hidden would have no effect"),
     ):
         with pytest.raises(GraphError, match=text) as caught:
             Coordinated(ports, **options)
@@ -343,6 +348,16 @@ def test_options_that_make_no_sense_are_refused():
         Coordinated(ports, losses={"cross_gen": 1})
     assert "cross_generation" in str(caught.value), "the error names what there is"
     assert Coordinated(ports, losses={"kl": 2}).losses == Coordinated(ports, losses={"kl": 2.0}).losses
+
+
+@pytest.mark.parametrize(("measure", "option", "value"), [
+    ("cca", "epochs", 100), ("cca", "batch", 128), ("cca", "learning_rate", 3e-3), ("kl", "shrinkage", 1.0),
+])  # fmt: skip
+def test_options_of_a_fit_without_effect_are_refused(measure, option, value):
+    composer, messages = build((3, 4), 2, measure), about([random(generator(0), 20, size) for size in (3, 4)])
+    with pytest.raises(GraphError, match=f"fit.{option} would have no effect") as caught:
+        composer.fit(Evidence.none(20), inbox_of(composer, messages), generator=generator(0), **{option: value})
+    assert "cca" in str(caught.value) and caught.value.fix
 
 
 @pytest.mark.parametrize("wrong", ["criterion: closeness", "distance: cosine"])

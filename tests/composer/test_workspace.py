@@ -209,11 +209,19 @@ composers:
     ("losses: {cycle: -1}", "a number from zero up"),
     ("losses: {cycle: 0}", "a weight above zero"),
     ("memory: true", "slots: 8"),
+    ("top: 1", "top would have no effect: a latent state has neither"),
+    ("top: 2, width: 32", "top, width would have no effect"),
 ])  # fmt: skip
 def test_mistakes_in_the_file_are_told_with_their_place(options, told):
     with pytest.raises(GraphError) as caught:
         serket.graph.parse_graph(GRAPH.format(options=options)).build()
     assert told in str(caught.value) and ":5:" in str(caught.value.where) and caught.value.fix
+
+
+def test_detach_without_memory_is_refused():
+    _, told = world(40)
+    with pytest.raises(GraphError, match="fit.detach would have no effect: it belongs to memory: true"):
+        Workspace(ports(), slots=2).fit(Evidence.none(40), inbox(told), generator=generator(0), detach=True)
 
 
 def test_the_plate_is_that_of_the_options():

@@ -7,13 +7,13 @@ import torch
 
 import serket
 from serket.composer import JointComposer
-from serket.errors import GraphError
+from serket.errors import DataError, GraphError
 from serket.graph import check, load_graph
 from serket.messages import Family, Gaussian
 from serket.protocol import Evidence, Port, Role, Thawable, Thaws
 from serket.registry import lookup
 from serket.testing.case import generator
-from serket.training.thaw import _speak
+from serket.training.thaw import _speak, thaw
 from tests.contract.cases import CASES
 
 VIEWS = ("a", "b")
@@ -65,6 +65,17 @@ def test_a_thawed_module_learns_on_and_no_other_does():
     assert len(curve) > 2 and max(curve) > curve[0] + 1 and "thawed" not in frozen.histories["body"]
     # The engine's evidence of rows that nobody learnt from knows nothing of that objective.
     assert evidence(thawed) > evidence(frozen)
+
+
+def test_a_single_row_is_too_few_to_thaw_on():
+    """One learns from some rows, and judges by others."""
+    model = serket.fit(graph(), data(60), workers=1)
+    body = model.modules["body"]
+    body.thaw = ("a",)
+    seen = {view: Evidence.of(torch.zeros(1, 6)) for view in VIEWS}
+    with pytest.raises(DataError, match="too few rows to thaw on") as caught:
+        thaw(load_graph(graph(("a",))), {**model.modules, "body": body}, seen, "body", {}, seed=0)
+    assert "body.thaw: a" in str(caught.value) and caught.value.found == "1" and caught.value.fix
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.stat) for kind in ("telbo", "mmvae", "mopoe", "mvtcae", "mmjsd", "dmvae")]

@@ -19,6 +19,7 @@ from serket.composer.coordinated.ties import hold_out, linked, units_of
 from serket.composer.coordinated.translators import calibrated
 from serket.composer.coordinated.view import CoordinatedView
 from serket.composer.readings import semidefinite
+from serket.composer.rules import no_effect
 from serket.errors import GraphError, MessageError
 from serket.messages import Family, Gaussian, Message
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
@@ -67,10 +68,10 @@ class Coordinated:
         ports: Mapping[str, Port],
         criterion: Literal["distance", "cross_generation"] = "distance",
         distance: Literal["kl", "wasserstein", "contrastive", "cca"] | None = None,
-        hidden: Annotated[int, Ge(0)] = 128,
+        hidden: Annotated[int, Ge(0)] | None = None,
         losses: dict[str, float] | None = None,
     ) -> None:
-        self.ports, self.hidden = ports, hidden
+        self.ports, self.hidden = ports, 128 if hidden is None else hidden
         self.names = tuple(name for name in ports if name != "shared")
         self.size = ports["shared"].size or 0
         if distance == "cca" and len(self.names) < 2:
@@ -80,6 +81,9 @@ class Coordinated:
                 fix="bind another latent, or take another distance: a single view is then a VAE",
             )
         self.losses = weights_of(criterion, distance, losses)
+        if not self.losses:
+            no_effect({"hidden": hidden}, "hidden belongs to encoders trained by gradient", "distance: cca")
+            self.warm = {}
         if distance is not None:
             self.choices = {}  # the criterion is chosen
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
@@ -131,11 +135,11 @@ class Coordinated:
         generator: torch.Generator,
         owned: frozenset[str] = frozenset(),
         progress: Progress | None = None,
-        epochs: Annotated[int, Ge(1)] = 100,
-        batch: Annotated[int, Ge(2)] = 128,
-        learning_rate: Annotated[float, Gt(0)] = 3e-3,
+        epochs: Annotated[int, Ge(1)] | None = None,
+        batch: Annotated[int, Ge(2)] | None = None,
+        learning_rate: Annotated[float, Gt(0)] | None = None,
         validation: Annotated[float, Ge(0), Lt(1)] = 0.15,
-        shrinkage: Annotated[float, Ge(0)] = 1.0,
+        shrinkage: Annotated[float, Ge(0)] | None = None,
     ) -> FitReport:
         """Fit the encoders on every row, the criterion on rows with two views or more; then calibrate on rows held out.
 
@@ -145,17 +149,24 @@ class Coordinated:
             generator: of the split, of weights, order and draws.
             owned: not used: N(0, I) has nothing to learn.
             progress: called after every tenth epoch.
-            epochs: passes over the rows; not used by ``cca``.
-            batch: rows per step, likewise.
-            learning_rate: of Adam, at first, likewise.
+            epochs: passes over the rows, 100 if not said; not of ``cca``, nor the next two.
+            batch: rows per step, 128.
+            learning_rate: of Adam, at first, 3e-3.
             validation: share of the rows with two views that are held out; under five rows none is, and the same rows
                 do for both.
-            shrinkage: of ``cca``: rows that uncorrelated dimensions count for in the whitening.
+            shrinkage: of ``cca`` alone: rows that uncorrelated dimensions count for in the whitening, 1.
 
         Raises:
+            GraphError: an option without effect.
             DataError: views that no chain of rows connects.
             MessageError: a message has negative precision, or the objective diverged.
         """
+        trained_by = {"fit.epochs": epochs, "fit.batch": batch, "fit.learning_rate": learning_rate}
+        if self.losses:
+            no_effect({"fit.shrinkage": shrinkage}, "it belongs to distance: cca", "another criterion or distance")
+        else:
+            no_effect(trained_by, "they belong to encoders trained by gradient", "distance: cca")
+        epochs = 100 if epochs is None else epochs
         messages = linked({name: semidefinite(name, cast(Gaussian, inbox[name])) for name in self.names})
         units = [units_of(message) for message in messages.values()]
         start = self.views or [self._blank(location, generator) for location, _ in units]
@@ -174,8 +185,8 @@ class Coordinated:
                 self.losses,
                 generator=generator,
                 epochs=epochs,
-                batch=batch,
-                learning_rate=learning_rate,
+                batch=128 if batch is None else batch,
+                learning_rate=3e-3 if learning_rate is None else learning_rate,
                 progress=progress,
             )
             views = [
@@ -183,7 +194,7 @@ class Coordinated:
                 for view, one in zip(views, trained, strict=True)
             ]
         else:
-            encoders = canonical(readings, held, self.size, shrinkage)
+            encoders = canonical(readings, held, self.size, 1.0 if shrinkage is None else shrinkage)
             if self.views:
                 encoders = named_as_before(encoders, [view.encoder for view in self.views], readings)
             views = [

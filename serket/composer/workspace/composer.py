@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from serket.composer.rules import no_effect
 from serket.composer.workspace.calibration import calibrated
 from serket.composer.workspace.latent import LatentSpace, Space
 from serket.composer.workspace.losses import weights_of
@@ -51,14 +52,14 @@ class Workspace:
     Args:
         ports: ``shared`` (parent) and ``views`` (children), Gaussian, of any sizes.
         slots: N; 0 is the latent form.
-        top: views that may write to a slot at a time; all of them is the soft variant.
-        width: of a slot.
+        top: views that may write to a slot at a time, 2 if not said; all of them is the soft variant.
+        width: of a slot, 32.
         hidden: units of the hidden layer of each encoder and decoder.
         memory: carry the slots over the frames of a sequence.
         losses: weight per loss: translation, demi_cycle, cycle, contrastive, fused; those not named are off.
 
     Raises:
-        GraphError: an unknown loss, a weight out of range, or memory without slots.
+        GraphError: an unknown loss, a weight out of range, or memory, top or width without slots.
     """
 
     ports: Mapping[str, Port] = {
@@ -73,8 +74,8 @@ class Workspace:
         self,
         ports: Mapping[str, Port],
         slots: Annotated[int, Ge(0)] = 0,
-        top: Count = 2,
-        width: Count = 32,
+        top: Count | None = None,
+        width: Count | None = None,
         hidden: Count = 128,
         memory: bool = False,
         losses: dict[str, float] | None = None,
@@ -89,7 +90,9 @@ class Workspace:
                              found="slots: 0", fix="write slots: 8, or remove memory")  # fmt: skip
         self.space: Space = LatentSpace(sizes, self.size, hidden)
         if slots:
-            self.space = SlotSpace(sizes, self.size, hidden, slots, top, width)
+            self.space = SlotSpace(sizes, self.size, hidden, slots, top or 2, width or 32)
+        else:
+            no_effect({"top": top, "width": width}, "a latent state has neither top nor width, slots have", "slots: 0")
         self.own_prior: Mapping[str, Message] = {"shared": Gaussian.standard((), self.size)}
         self._standing: Standing | None = None
 
@@ -146,7 +149,7 @@ class Workspace:
         epochs: Count = 60,
         batch: Count = 128,
         learning_rate: Annotated[float, Gt(0)] = 2e-3,
-        detach: bool = False,
+        detach: bool | None = None,
     ) -> FitReport:
         """Train on six rows (with memory: sequences) in seven, and measure on the seventh how sure replies may be.
 
@@ -166,8 +169,11 @@ class Workspace:
 
         Raises:
             DataError: fewer than two rows in which any view speaks.
+            GraphError: ``detach`` without memory.
             MessageError: training diverged.
         """
+        if not self.memory:
+            no_effect({"fit.detach": detach or None}, "it belongs to memory: true", "memory: false")
         messages = [cast(Gaussian, inbox[name]).to(torch.float64, inbox[name].device) for name in self.names]
         told = torch.stack([~one.is_vacuous() for one in messages], 1)
         every, taught, held = parted(told, evidence.sequence, self.memory, generator)
@@ -182,7 +188,7 @@ class Workspace:
             {name: value.to(dtype) for name, value in weights.items()},
             [one[taught.rows].to(dtype) for one in readings],
             taught.lengths,
-            Plan(self.losses, epochs, batch, learning_rate, detach),
+            Plan(self.losses, epochs, batch, learning_rate, bool(detach)),
             generator,
             progress,
         )
