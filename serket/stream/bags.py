@@ -56,7 +56,9 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
             text = f"{path} has no metadata.yaml, as a recording that was not ended: {names} is read without it"
             warnings.warn(f"{text}; {_indexing(path)} writes it", DataWarning, stacklevel=2)
         known = {named(connection.topic): connection.msgtype for connection in reader.connections}
-        wanted = {named(topic): key for key, topic in topics.items()}
+        wanted: dict[str, list[str]] = {}
+        for key, topic in topics.items():
+            wanted.setdefault(named(topic), []).append(key)
         there = [f"{topic} ({kind})" for topic, kind in known.items()]
         if missing := [topic for topic in wanted if topic not in known]:
             fix = next(filter(None, (suggestion(topic, known.keys() - wanted) for topic in missing)), "")
@@ -66,10 +68,11 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
                     where=str(path),
                     expected=" or ".join(wanted),
                     available=there,
-                    fix=fix or f"name them: --topic {wanted[missing[0]]}=/NAME",
+                    fix=fix or f"name them: --topic {wanted[missing[0]][0]}=/NAME",
                 )
             text = f"{path}: no topic {', '.join(missing)}; there are {', '.join(there)}"
-            fix = fix or f"if one is {wanted[missing[0]]}'s, say so: --topic {wanted[missing[0]]}=/NAME"
+            key = wanted[missing[0]][0]
+            fix = fix or f"if one is {key}'s, say so: --topic {key}=/NAME"
             warnings.warn(f"{text}; {fix}", DataWarning, stacklevel=2)
         chosen = [connection for connection in reader.connections if named(connection.topic) in wanted]
         messages = reader.messages(connections=chosen)
@@ -89,7 +92,8 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
             where = f"{path}: {connection.topic}"
             stamp, values = stamp_of(message), shaped(message, where)
             stamp = received if stamp is None else stamp
-            yield Observation.of(wanted[named(connection.topic)], stamp, received, values)
+            for key in wanted[named(connection.topic)]:
+                yield Observation.of(key, stamp, received, values)
     finally:
         reader.close()
 

@@ -64,6 +64,16 @@ def test_a_bag_is_read_as_it_was_received(tmp_path, plugin):
         np.testing.assert_allclose(told.values, one.values, rtol=1e-6)
 
 
+def test_two_sensors_may_read_one_topic(tmp_path):
+    written = [o for o in from_arrays(recording(), KEYS) if o.stamp_ns > 0]
+    path = bag(tmp_path / "bag", rosbag2.StoragePlugin.MCAP, written)
+    read = list(from_bag(path, {"near": "/wheel", "far": "wheel"}))
+    wheel = [o.recv_ns for o in written if o.sensor == "wheel"]
+    assert [(o.sensor, o.recv_ns) for o in read] == [(key, moment) for moment in wheel for key in ("near", "far")]
+    with pytest.raises(DataError, match="--topic near="):
+        list(from_bag(path, {"near": "/gone", "far": "/gone"}))
+
+
 def test_beliefs_and_health_in_a_bag(tmp_path):
     outputs = []
 
