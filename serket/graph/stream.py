@@ -91,12 +91,12 @@ class StreamEntry(_Strict):
                 "tau_ms is of policy latest, for no other reuses a reading; remove it, or write policy: latest"
             )
         for name, sensor in self.sensors.items():
-            if sensor.expect_hz is not None and sensor.queue.size < (least := self.least_queue(sensor)):
+            if sensor.expect_hz is not None and sensor.queue.size < (least := self.least_queue(name)):
                 raise ValueError(
                     f"the queue of {name} is too short: at {sensor.expect_hz[1]:g} Hz a set may wait "
                     f"{self.timeout_ms + sensor.reorder_ms:g} ms (timeout_ms and reorder_ms), with "
-                    f"{self.tolerance_ms:g} ms of tolerance, so {least} observations may have to be held; "
-                    f"write queue: {{size: {least}}}"
+                    f"{self._apart_ms(name):g} ms of tolerance and jitter, so {least} observations may have "
+                    f"to be held; write queue: {{size: {least}}}"
                 )
         return self
 
@@ -104,11 +104,17 @@ class StreamEntry(_Strict):
         """Return the entry of a sensor, or the defaults."""
         return self.sensors.get(name) or SensorEntry.model_validate({})
 
-    def least_queue(self, sensor: SensorEntry) -> int:
+    def least_queue(self, name: str) -> int:
         """Return ceil(rate (latency + tolerance)) + 1: what is held while a set waits for its slowest member."""
+        sensor = self.sensors[name]
         assert sensor.expect_hz is not None
-        seconds = (self.timeout_ms + sensor.reorder_ms + self.tolerance_ms + sensor.jitter_ms) / 1000
-        return math.ceil(sensor.expect_hz[1] * seconds) + 1
+        waits_ms = self.timeout_ms + sensor.reorder_ms + self._apart_ms(name)
+        return math.ceil(sensor.expect_hz[1] * waits_ms / 1000) + 1
+
+    def _apart_ms(self, name: str) -> float:
+        """Return how far a sensor's reading may be from a set that any other opened."""
+        others = [other.jitter_ms for key, other in self.sensors.items() if key != name]
+        return self.tolerance_ms + self.sensors[name].jitter_ms + max(others, default=0.0)
 
 
 def nanoseconds(milliseconds: float) -> int:

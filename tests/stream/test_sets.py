@@ -104,6 +104,14 @@ def test_a_queue_has_room_for_what_waits_for_its_turn():
     section(sensors={"camera": waits | {"queue": {"size": 6}}})
 
 
+def test_a_queue_has_room_for_what_waits_for_the_most_unsteady_of_the_others():
+    """ceil(30 Hz (100 + 5 + 40 + 60 ms)) + 1 = 8: the set of touch's reading at 100 ms may be told at 40 to 160."""
+    rough = {"camera": {"jitter_ms": 40.0, "queue": {"size": 7}}, "touch": {"jitter_ms": 60.0}}
+    with pytest.raises(ValueError, match=r"queue of camera is too short.*105 ms of tolerance and jitter, so 8 obs"):
+        section(sensors=rough)
+    section(sensors=rough | {"camera": {"jitter_ms": 40.0, "queue": {"size": 8}}})
+
+
 class Fails(Nothing):
     """The camera's module fails at every second reading."""
 
