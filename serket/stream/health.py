@@ -8,6 +8,7 @@ from enum import StrEnum
 
 __all__ = ["CLEAR_AFTER", "Found", "Health", "Level", "RAISE_AFTER"]
 
+EVENTS = ("clocks",)  # what happens once, and counts at once
 RAISE_AFTER = 2  # times that a reason is found, before it counts
 CLEAR_AFTER = 5  # times in a row that it is not, before it is forgotten
 
@@ -38,7 +39,8 @@ class Health:
 
     A reason counts from the second time on that it is found, and is forgotten after five times in a row without it, so
     that one in five is enough to keep it. Outputs are what is counted; of what is wrong with a sensor's readings, only
-    those at which a reading of it was judged: a slow sensor's lie is as much of a lie. An ERROR counts at once.
+    those at which a reading of it was judged: a slow sensor's lie is as much of a lie. An ERROR counts at once, and so
+    does what happens once: that time started anew.
     """
 
     def __init__(self) -> None:
@@ -57,7 +59,7 @@ class Health:
             reason = self._reasons.setdefault(key, _Reason(level, text))
             reason.level, reason.text, reason.missed = level, text, 0
             reason.seen += 1
-            reason.active |= reason.seen >= RAISE_AFTER or level == Level.ERROR
+            reason.active |= reason.seen >= RAISE_AFTER or level == Level.ERROR or key[1] in EVENTS
         if not self._reasons:
             return Level.OK, ()
         for key in [key for key in self._reasons if key not in found and key[0] not in unheard]:

@@ -12,6 +12,7 @@ from serket.stream.observation import Observation
 
 __all__ = ["Intake"]
 
+INTERVALS = 5  # between stamps, that tell the rate
 RECENT = 256  # stamps remembered at least, to tell a duplicate from what is only out of order
 _by_time = attrgetter("time_ns")
 
@@ -24,8 +25,8 @@ class Intake:
     believed by more than ``jump_ms``, until :meth:`trust` is called.
     """
 
-    __slots__ = ("_buffer", "_clock", "_jump", "_order", "_recent", "_released", "_reorder", "began", "count",
-                 "doubted", "history", "intervals", "lag", "last_recv", "last_used", "name", "newest", "offset",
+    __slots__ = ("_buffer", "_clock", "_jump", "_order", "_passed", "_recent", "_released", "_reorder", "began",
+                 "count", "doubted", "history", "lag", "last_recv", "last_used", "name", "newest", "offset",
                  "patience")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
@@ -45,7 +46,7 @@ class Intake:
         self.doubted = False
         self.last_recv: int | None = None
         self.last_used: int | None = None  # when a reading was last believed
-        self.intervals: deque[int] = deque(maxlen=6)  # receipt times, for the rate
+        self._passed: list[int] = []  # the newest stamps that had their turn, for the rate
 
     def take(self, observation: Observation) -> tuple[list[Observation], str | None]:
         """Return what is released, in order, and why the observation was dropped, if it was."""
@@ -62,15 +63,15 @@ class Intake:
         self.lag = lag
         if time in self._recent:
             return [], "duplicate"
-        self.intervals.append(observation.recv_ns)
-        if time <= self._released and time < self.newest - self.history:
-            return [], "out_of_order"
-        if time <= self._released and not self.history:
+        late = time <= self._released
+        if late or not self._reorder:
+            self._pass(time)
+        if late and (not self.history or time < self.newest - self.history):
             return [], "out_of_order"
         self._remember(time)
         count.held += 1
         self.newest = max(self.newest, time)
-        if time <= self._released:
+        if late:
             return [observation], None
         if not self._reorder:
             self._released = time
@@ -87,8 +88,9 @@ class Intake:
             if observation.time_ns <= settled or observation.recv_ns <= waited:
                 ready = place
         released, self._buffer = self._buffer[:ready], self._buffer[ready:]
-        if released:
-            self._released = released[-1].time_ns
+        for observation in released:
+            self._released = observation.time_ns
+            self._pass(self._released)
         return released
 
     def due(self) -> int | None:
@@ -109,13 +111,17 @@ class Intake:
         self._released = self.newest = -(1 << 63)
         self._recent.clear()
         self._order.clear()
+        self._passed.clear()
 
     def rate_hz(self) -> float | None:
-        """Return the rate of receipt over the last five intervals; None before there are as many."""
-        if len(self.intervals) < 6:
+        """Return the rate at which it measures, over the last five intervals; None before there are as many."""
+        if len(self._passed) <= INTERVALS:
             return None
-        span = self.intervals[-1] - self.intervals[0]
-        return 5e9 / span if span > 0 else float("inf")
+        return INTERVALS * 1e9 / (self._passed[-1] - self._passed[0])
+
+    def _pass(self, time: int) -> None:
+        insort(self._passed, time)
+        del self._passed[: -INTERVALS - 1]
 
     def _remember(self, time: int) -> None:
         self._recent.add(time)

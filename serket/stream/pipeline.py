@@ -302,6 +302,8 @@ class Pipeline:
         self.engine.start_anew()
         if self._history is not None:
             self._history.forget()
+        jump = first.time_ns - self._measured(first.recv_ns)
+        self._symptoms.note("clocks", f"all jumped, by {jump / 1e9:.1f} s; time started anew")
         self._newest = first.time_ns, first.recv_ns
         self.clock_resets += 1
         return outputs

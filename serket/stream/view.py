@@ -86,7 +86,7 @@ class View:
         return table
 
     def _rate(self, name: str, now: int) -> float | None:
-        """Return the rate of receipt; None when nothing has come for as long as five readings took."""
+        """Return its rate; None when nothing has come for as long as five readings took."""
         intake = self.pipeline.intakes[name]
         hz = intake.rate_hz()
         return None if not hz or now - (intake.last_recv or 0) > 5e9 / hz else hz
