@@ -43,6 +43,12 @@ def model():
     return serket.fit(replace(graph, nodes=kept), rows(), workers=1)
 
 
+def test_a_row_of_the_stream_is_as_long_as_one_that_the_chain_was_fitted_on():
+    data = load("tabletop", ["moment_ns"])
+    apart = np.diff(np.asarray(data.arrays["moment_ns"]).reshape(-1, 8), axis=1)
+    assert serket.load_graph("tabletop").stream.frame_ms == pytest.approx(apart.mean() / 1e6, rel=0.01)
+
+
 def episode(number, **shift):
     data = rows()
     chosen = data["test"][8 * number : 8 * number + 8]
