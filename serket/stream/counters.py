@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Count", "REASONS"]
+__all__ = ["Count", "Ledger", "REASONS"]
 
 REASONS = {
     "duplicate": "the same sensor and stamp came before",
@@ -44,3 +45,42 @@ class Count:
             "held": self.held,
             "dropped": {reason: self.dropped[reason] for reason in REASONS if self.dropped[reason]},
         }
+
+
+class Ledger:
+    """The accounts of all sensors.
+
+    Args:
+        counts: by sensor.
+        tell: is told of every drop that no inference tells of: the sensor and the reason.
+    """
+
+    def __init__(self, counts: Mapping[str, Count], tell: Callable[[str, str], None]) -> None:
+        self._counts, self._tell = counts, tell
+
+    def drop(self, name: str, reason: str, *, held: bool = False) -> None:
+        """Count a reading as dropped, and tell of it; ``held`` tells whether it was in here."""
+        count = self._counts[name]
+        count.dropped[reason] += 1
+        count.held -= held
+        self._tell(name, reason)
+
+    def settle(self, names: Iterable[str], reason: str) -> None:
+        """Drop readings that were held, one of each sensor."""
+        for name in names:
+            self.drop(name, reason, held=True)
+
+    def judge(self, name: str, reason: str | None) -> None:
+        """Count a reading that was inferred from: as used, or as dropped for what the inference tells."""
+        count = self._counts[name]
+        count.held -= 1
+        if reason is None:
+            count.used += 1
+        else:
+            count.dropped[reason] += 1
+
+    def take_back(self, name: str, reason: str) -> None:
+        """Hold a reading again that was dropped."""
+        count = self._counts[name]
+        count.dropped[reason] -= 1
+        count.held += 1
