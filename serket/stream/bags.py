@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from serket.errors import DataError, DataWarning, suggestion
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import messages_of
 from serket.stream.ros import named, shaped, stamp_of, typestore
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 __all__ = ["BagSink", "from_bag", "is_bag"]
 
@@ -38,42 +41,14 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
     Raises:
         DataError: no such topic, a type that cannot be read, or a damaged bag.
     """
-    from rosbags.highlevel import AnyReader
-
-    store, path = typestore(), Path(path)
-    files = _files(path)
-    bare = path.is_dir() and files != [path]
+    path = Path(path)
+    reader = _opened(path)
     try:
-        reader = AnyReader(files, default_typestore=store)
-        reader.open()
-    except Exception as error:
-        where = str(path if len(files) > 1 else files[0])
-        found = f"no metadata.yaml, and {_told(error)}" if bare else _told(error)
-        raise DataError("the bag cannot be opened", where=where, found=found, fix=_mending(path)) from None
-    try:
-        if bare:
-            names = ", ".join(file.name for file in files)
+        if _bare(path):
+            names = ", ".join(file.name for file in _parts(path))
             text = f"{path} has no metadata.yaml, as a recording that was not ended: {names} is read without it"
             warnings.warn(f"{text}; {_indexing(path)} writes it", DataWarning, stacklevel=2)
-        known = {named(connection.topic): connection.msgtype for connection in reader.connections}
-        wanted: dict[str, list[str]] = {}
-        for key, topic in topics.items():
-            wanted.setdefault(named(topic), []).append(key)
-        there = [f"{topic} ({kind})" for topic, kind in known.items()]
-        if missing := [topic for topic in wanted if topic not in known]:
-            fix = next(filter(None, (suggestion(topic, known.keys() - wanted) for topic in missing)), "")
-            if len(missing) == len(wanted):
-                raise DataError(
-                    "the bag has none of the sensors' topics",
-                    where=str(path),
-                    expected=" or ".join(wanted),
-                    available=there,
-                    fix=fix or f"name them: --topic {wanted[missing[0]][0]}=/NAME",
-                )
-            text = f"{path}: no topic {', '.join(missing)}; there are {', '.join(there)}"
-            key = wanted[missing[0]][0]
-            fix = fix or f"if one is {key}'s, say so: --topic {key}=/NAME"
-            warnings.warn(f"{text}; {fix}", DataWarning, stacklevel=2)
+        wanted = _wanted(reader.connections, topics, path)
         chosen = [connection for connection in reader.connections if named(connection.topic) in wanted]
         messages = reader.messages(connections=chosen)
         while True:
@@ -89,11 +64,9 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
                     found=_told(error),
                     fix=f"it was cut short; {_mending(path)}",
                 ) from None
-            where = f"{path}: {connection.topic}"
-            stamp, values = stamp_of(message), shaped(message, where)
-            stamp = received if stamp is None else stamp
+            stamp, values = stamp_of(message), shaped(message, f"{path}: {connection.topic}")
             for key in wanted[named(connection.topic)]:
-                yield Observation.of(key, stamp, received, values)
+                yield Observation.of(key, received if stamp is None else stamp, received, values)
     finally:
         reader.close()
 
@@ -138,8 +111,52 @@ class BagSink:
         self._writer.write(self._topics[topic], moment, self._store.serialize_cdr(message, kind))
 
 
+def _opened(path: Path) -> AnyReader:
+    from rosbags.highlevel import AnyReader
+
+    store, files = typestore(), _files(path)
+    try:
+        reader = AnyReader(files, default_typestore=store)
+        reader.open()
+    except Exception as error:
+        where = str(path if len(files) > 1 else files[0])
+        found = f"no metadata.yaml, and {_told(error)}" if _bare(path) else _told(error)
+        raise DataError("the bag cannot be opened", where=where, found=found, fix=_mending(path)) from None
+    return reader
+
+
+def _wanted(connections: Iterable[Any], topics: Mapping[str, str], path: Path) -> dict[str, list[str]]:
+    """Return the sensors that read each topic; warn of topics that are not there, refuse if none is."""
+    wanted: dict[str, list[str]] = {}
+    for key, topic in topics.items():
+        wanted.setdefault(named(topic), []).append(key)
+    known = {named(connection.topic): connection.msgtype for connection in connections}
+    missing = [topic for topic in wanted if topic not in known]
+    if not missing:
+        return wanted
+    there = [f"{topic} ({kind})" for topic, kind in known.items()]
+    key = wanted[missing[0]][0]
+    fix = next(filter(None, (suggestion(topic, known.keys() - wanted) for topic in missing)), "")
+    if len(missing) == len(wanted):
+        raise DataError(
+            "the bag has none of the sensors' topics",
+            where=str(path),
+            expected=" or ".join(wanted),
+            available=there,
+            fix=fix or f"name them: --topic {key}=/NAME",
+        )
+    text = f"{path}: no topic {', '.join(missing)}; there are {', '.join(there)}"
+    fix = fix or f"if one is {key}'s, say so: --topic {key}=/NAME"
+    warnings.warn(f"{text}; {fix}", DataWarning, stacklevel=3)
+    return wanted
+
+
 def _parts(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*") if file.suffix in KINDS)
+
+
+def _bare(path: Path) -> bool:
+    return path.is_dir() and not (path / "metadata.yaml").is_file()
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,6 +20,11 @@ class Level(StrEnum):
     DEGRADED = "DEGRADED"
     ERROR = "ERROR"
 
+    @property
+    def rank(self) -> int:
+        """As a number: 0 is OK, as in ``diagnostic_msgs/DiagnosticStatus``."""
+        return list(Level).index(self)
+
 
 Found = Mapping[tuple[str, str], tuple[Level, str]]
 """Levels and texts, by the sensor whose readings tell ("": every output tells) and by what it is, which stays."""

@@ -14,7 +14,7 @@ from serket.stream.mailbox import Mailbox
 from serket.stream.observation import Observation
 from serket.stream.output import Output
 from serket.stream.publish import BELIEF, HEALTH, HEALTH_TOPIC, messages_of
-from serket.stream.ros import DECODERS, named, shaped, stamp_of, typestore
+from serket.stream.ros import check_kind, named, shaped, stamp_of, typestore
 from serket.stream.wire import Offer, Wire, open_wire
 
 __all__ = ["Node"]
@@ -151,13 +151,8 @@ class Node:
         """Return what others publish; refuse a topic whose messages cannot be read."""
         offers = self.wire.offers()
         for key, topic in self.topics.items():
-            if topic in offers and offers[topic].kind not in DECODERS:
-                raise DataError(
-                    f"messages of type {offers[topic].kind} cannot be read",
-                    where=f"{topic}, of sensor '{key}'",
-                    available=list(DECODERS),
-                    fix="another topic: --topic KEY=/NAME; Float32MultiArray holds any vector",
-                )
+            if topic in offers:
+                check_kind(offers[topic].kind, f"{topic}, of sensor '{key}'")
         return offers
 
     def _hear(self, offers: Mapping[str, Offer]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from serket.messages import Categorical, Gaussian, Message, projected
-from serket.stream.health import Level
 from serket.stream.output import Output
 
 __all__ = ["BELIEF", "HEALTH", "HEALTH_TOPIC", "belief_message", "health_message", "messages_of"]
@@ -18,7 +17,6 @@ __all__ = ["BELIEF", "HEALTH", "HEALTH_TOPIC", "belief_message", "health_message
 BELIEF, HEALTH = "std_msgs/msg/Float64MultiArray", "diagnostic_msgs/msg/DiagnosticArray"
 HEALTH_TOPIC = "/serket/health"
 SECOND = 1_000_000_000
-LEVELS = {Level.OK: 0, Level.DEGRADED: 1, Level.ERROR: 2}  # diagnostic_msgs/DiagnosticStatus
 
 
 def messages_of(output: Output, store: Any) -> Iterator[tuple[str, Any]]:
@@ -67,7 +65,7 @@ def health_message(output: Output, store: Any) -> Any:
     told |= {f"module_ms.{name}": _ms(took) for name, took in output.module_ns.items()}
     pair = types["diagnostic_msgs/msg/KeyValue"]
     status = types["diagnostic_msgs/msg/DiagnosticStatus"](
-        level=LEVELS[output.level],
+        level=output.level.rank,
         name="serket",
         message="; ".join(output.reasons) or "OK",
         hardware_id="",

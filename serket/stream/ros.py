@@ -1,4 +1,4 @@
-"""ROS 2 messages as numbers, and beliefs as ROS 2 messages. No ROS is needed."""
+"""ROS 2 messages as numbers. No ROS is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serket.errors import DataError, SerketError
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
-__all__ = ["DECODERS", "decoded", "named", "shaped", "stamp_of", "typestore"]
+__all__ = ["check_kind", "named", "shaped", "stamp_of", "typestore"]
 
 Array = npt.NDArray[Any]
 PIXELS: Mapping[str, tuple[str, int]] = {
@@ -53,9 +53,19 @@ def named(topic: str) -> str:
     return topic if topic.startswith("/") else f"/{topic}"
 
 
-def decoded(message: Any, where: str) -> Array:
-    """Return a message as a vector: :func:`shaped`, row by row."""
-    return shaped(message, where).reshape(-1)
+def check_kind(kind: str, where: str) -> None:
+    """Refuse messages of a type that cannot be read.
+
+    Raises:
+        DataError: it is none of those that can.
+    """
+    if kind not in DECODERS:
+        raise DataError(
+            f"messages of type {kind} cannot be read",
+            where=where,
+            available=list(DECODERS),
+            fix="publish one of these, or name another topic; Float32MultiArray holds any vector",
+        )
 
 
 def shaped(message: Any, where: str) -> Array:
@@ -69,16 +79,9 @@ def shaped(message: Any, where: str) -> Array:
         DataError: no such type can be read, or the message is not what its own fields say.
     """
     kind = message.__msgtype__
-    decoder = DECODERS.get(kind)
-    if decoder is None:
-        raise DataError(
-            f"messages of type {kind} cannot be read",
-            where=where,
-            available=list(DECODERS),
-            fix="publish one of these; Float32MultiArray holds any vector",
-        )
+    check_kind(kind, where)
     try:
-        return decoder(message)
+        return DECODERS[kind](message)
     except (ValueError, KeyError, OSError) as error:
         raise DataError(
             f"a message of type {kind} is malformed", where=where, found=str(error).strip("'")[:120]

@@ -24,7 +24,6 @@ EPOCH_NS = 10**17  # stamps above are dates (1973 and later), below they are dur
 LOG_LEVELS = {Level.OK: "INFO", Level.DEGRADED: "WARN", Level.ERROR: "ERROR"}
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
            (227, 119, 194), (150, 150, 150), (188, 189, 34), (23, 190, 207))  # fmt: skip
-RANKS = {Level.OK: 0, Level.DEGRADED: 1, Level.ERROR: 2}
 
 
 class Scene:
@@ -115,7 +114,7 @@ class Scene:
         for name in (*self._images, *self._others):
             self._style(f"present/{name}", 1, steps=True)
             self._log(f"present/{name}", rr.Scalars(float(name in output.present)))
-        self._log("health/level", rr.Scalars(RANKS[output.level]))
+        self._log("health/level", rr.Scalars(output.level.rank))
         if output.reasons != self._told:
             self._told = output.reasons
             text = "; ".join(output.reasons) or "OK"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from serket.graph.stream import StreamEntry, nanoseconds
 from serket.stream.clocks import check_spans
 from serket.stream.observation import Observation
 
-__all__ = ["from_arrays", "record"]
+__all__ = ["from_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -50,9 +50,6 @@ def from_arrays(
             receipt, stamps of sensors that lie more than ``jump_ms`` apart, with no time in common: of two clocks.
     """
     entry = entry or StreamEntry.model_validate({})
-    found: list[tuple[str, Array, Array, Array]] = []
-    shapes: dict[str, tuple[int, ...]] = {}
-    spans: dict[str, tuple[int, int]] = {}
     with opened(source, near, "--source") as arrays:
         here = [key for key in keys if key in arrays]
         if not here:
@@ -63,57 +60,53 @@ def from_arrays(
                 available=arrays.names,
                 fix=next((text for key in keys if (text := suggestion(key, arrays.names))), "name its arrays so"),
             )
-        for key in here:
-            values = arrays.read(key)
-            shapes[key] = values.shape[1:] if values.ndim > 2 else ()
-            values = values.reshape(len(values), math.prod(values.shape[1:]))
-            if f"{key}_stamp_ns" in arrays:
-                stamps = _stamps(arrays.read(f"{key}_stamp_ns"), f"{arrays.name}: {key}_stamp_ns", len(values))
-                received = stamps - round(entry.sensor(key).offset_ms * 1e6)
-                if f"{key}_recv_ns" not in arrays:
-                    spans |= {key: (int(received.min()), int(received.max()))} if len(received) else {}
-                else:
-                    received = _stamps(arrays.read(f"{key}_recv_ns"), f"{arrays.name}: {key}_recv_ns", len(values))
-            elif hz is not None:
-                rows = _rows(arrays, len(values), sequence)
-                values, seen = values[rows], np.ones(len(rows), dtype=bool)
-                if values.dtype.kind == "f":
-                    seen &= np.isfinite(values).all(1)
-                if f"{key}_mask" in arrays:
-                    mask = arrays.read(f"{key}_mask")
-                    seen &= mask.reshape(len(mask), -1)[rows].all(1)
-                stamps = received = np.round(np.flatnonzero(seen) * 1e9 / hz).astype(np.int64)
-                values = values[seen]
-            else:
-                raise DataError(
-                    f"'{key}' has no stamps",
-                    where=arrays.name,
-                    expected=f"{key}_stamp_ns, whole nanoseconds, one per row",
-                    fix="add it, or tell how many rows there are a second: --hz 30",
-                )
-            found.append((key, values, stamps, received))
+        found = [_readings(arrays, key, hz, sequence, entry) for key in here]
+        supposed = [one for one in found if one.supposed and len(one.received)]
+        spans = {one.key: (int(one.received.min()), int(one.received.max())) for one in supposed}
         check_spans(spans, nanoseconds(entry.jump_ms), arrays.name)
-    order = np.concatenate([received for *_, received in found])
-    which = np.concatenate([np.full(len(stamps), i) for i, (_, _, stamps, _) in enumerate(found)])
-    place = np.concatenate([np.arange(len(stamps)) for _, _, stamps, _ in found])
+    order = np.concatenate([one.received for one in found])
+    which = np.concatenate([np.full(len(one.stamps), i) for i, one in enumerate(found)])
+    place = np.concatenate([np.arange(len(one.stamps)) for one in found])
     for row in np.argsort(order, kind="stable"):
-        key, values, stamps, received = found[which[row]]
-        at = place[row]
-        yield Observation(key, int(stamps[at]), int(received[at]), values[at], shape=shapes[key])
+        one, at = found[which[row]], place[row]
+        yield Observation(one.key, int(one.stamps[at]), int(one.received[at]), one.values[at], shape=one.shape)
 
 
-def record(observations: list[Observation]) -> dict[str, Array]:
-    """Return the arrays of a recording, which :func:`from_arrays` reads back to the same observations.
+class _Readings(NamedTuple):
+    key: str
+    values: Array  # (N, D)
+    stamps: Array
+    received: Array
+    supposed: bool  # whether the times of receipt are, from the stamps
+    shape: tuple[int, ...]
 
-    Observations of one moment of receipt come back in the order of the sensors.
-    """
-    arrays: dict[str, Array] = {}
-    for sensor in dict.fromkeys(one.sensor for one in observations):
-        mine = [one for one in observations if one.sensor == sensor]
-        arrays[sensor] = np.stack([np.asarray(one.values) for one in mine])
-        arrays[f"{sensor}_stamp_ns"] = np.array([one.stamp_ns for one in mine], dtype=np.int64)
-        arrays[f"{sensor}_recv_ns"] = np.array([one.recv_ns for one in mine], dtype=np.int64)
-    return arrays
+
+def _readings(arrays: Source, key: str, hz: float | None, sequence: int | None, entry: StreamEntry) -> _Readings:
+    """Read a sensor's readings and their times: stamped, or rows at a rate."""
+    values = arrays.read(key)
+    shape = values.shape[1:] if values.ndim > 2 else ()
+    values = values.reshape(len(values), math.prod(values.shape[1:]))
+    if f"{key}_stamp_ns" in arrays:
+        stamps = _stamps(arrays, f"{key}_stamp_ns", len(values))
+        if f"{key}_recv_ns" in arrays:
+            return _Readings(key, values, stamps, _stamps(arrays, f"{key}_recv_ns", len(values)), False, shape)
+        return _Readings(key, values, stamps, stamps - round(entry.sensor(key).offset_ms * 1e6), True, shape)
+    if hz is None:
+        raise DataError(
+            f"'{key}' has no stamps",
+            where=arrays.name,
+            expected=f"{key}_stamp_ns, whole nanoseconds, one per row",
+            fix="add it, or tell how many rows there are a second: --hz 30",
+        )
+    rows = _rows(arrays, len(values), sequence)
+    values, seen = values[rows], np.ones(len(rows), dtype=bool)
+    if values.dtype.kind == "f":
+        seen &= np.isfinite(values).all(1)
+    if f"{key}_mask" in arrays:
+        mask = arrays.read(f"{key}_mask")
+        seen &= mask.reshape(len(mask), -1)[rows].all(1)
+    stamps = np.round(np.flatnonzero(seen) * 1e9 / hz).astype(np.int64)
+    return _Readings(key, values[seen], stamps, stamps, False, shape)
 
 
 def _rows(arrays: Source, count: int, sequence: int | None) -> Array:
@@ -133,7 +126,8 @@ def _rows(arrays: Source, count: int, sequence: int | None) -> Array:
     return rows
 
 
-def _stamps(stamps: Array, where: str, rows: int) -> Array:
+def _stamps(arrays: Source, name: str, rows: int) -> Array:
+    stamps, where = arrays.read(name), f"{arrays.name}: {name}"
     if stamps.dtype.kind not in "iu":
         raise DataError(
             "stamps are no whole numbers",

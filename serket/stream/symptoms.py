@@ -27,10 +27,10 @@ class Symptoms:
     def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
         self._intakes = intakes
         self._hz = {name: entry.sensor(name).expect_hz for name in intakes}
-        self._limit = {name: intake.patience for name, intake in intakes.items()}
         waits = 0.0 if entry.policy == "latest" else entry.timeout_ms  # for the rest of its set, and for its turn
         self._longest = {
-            name: limit + nanoseconds(waits + entry.sensor(name).reorder_ms) for name, limit in self._limit.items()
+            name: intake.patience + nanoseconds(waits + entry.sensor(name).reorder_ms)
+            for name, intake in intakes.items()
         }
         self._required = {name: entry.sensor(name).required for name in intakes}
         self._least = entry.min_present
@@ -64,36 +64,46 @@ class Symptoms:
         if self._begun is None:
             self._begun = now
         for name, intake in self._intakes.items():
-            last = intake.last_recv
-            quiet = now - (self._begun if last is None else last)
-            idle = now - (self._begun if intake.last_used is None else intake.last_used)
-            if quiet > self._limit[name]:
+            quiet = now - (self._begun if intake.last_recv is None else intake.last_recv)
+            if quiet > intake.patience:
                 found["", f"{name}.silent"] = (self._grave(name), f"{name}: silent for {_span(quiet)}")
                 heard.add(name)  # what its last readings were like is forgotten then
-            elif idle > self._longest[name]:
-                found["", f"{name}.unused"] = (self._grave(name), f"{name}: nothing usable for {_span(idle)}")
-            elif (hz := self._hz[name]) and (rate := intake.rate_hz()) and not 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
-                text = f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}"
-                found["", f"{name}.rate"] = (Level.DEGRADED, text)
+            else:
+                found |= self._pace(name, now - (self._begun if intake.last_used is None else intake.last_used))
             if self._required[name] and name not in came:
                 found["", f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not in the set")
-        for name, away in inference.gated.items():
-            text = f"{name}: {away:.1f} standard deviations from what the others say"
-            found[name, "gate"] = (Level.DEGRADED, text)
-        for name, power in inference.beyond.items():
-            text = f"{name}: unlike what it was trained on, counts {_share(power)}"
-            found[name, "beyond"] = (Level.DEGRADED, text)
-        for name, honest in inference.doubted.items():
-            text = f"{name}: contradicted by other views, {_share(honest)} likely to be honest"
-            found[name, "robust"] = (Level.DEGRADED, text)
-        for name, text in inference.failed.items():
-            found[name, "error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
         if (count := len(came)) < self._least:
             found["", "present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
-        return found, self._intakes.keys() - heard
+        return found | _told(inference), self._intakes.keys() - heard
+
+    def _pace(self, name: str, idle: int) -> _Wrong:
+        """Return what is wrong with when a sensor's readings come, though they do."""
+        if idle > self._longest[name]:
+            return {("", f"{name}.unused"): (self._grave(name), f"{name}: nothing usable for {_span(idle)}")}
+        hz, rate = self._hz[name], self._intakes[name].rate_hz()
+        if hz is None or rate is None or 0.9 * hz[0] <= rate <= 1.1 * hz[1]:
+            return {}
+        return {("", f"{name}.rate"): (Level.DEGRADED, f"{name}: {rate:.1f} Hz, expected {hz[0]:g} to {hz[1]:g}")}
 
     def _grave(self, name: str) -> Level:
         return Level.ERROR if self._required[name] else Level.DEGRADED
+
+
+def _told(inference: Inference) -> _Wrong:
+    """Return what the engine says of readings."""
+    found: _Wrong = {}
+    for name, away in inference.gated.items():
+        text = f"{name}: {away:.1f} standard deviations from what the others say"
+        found[name, "gate"] = (Level.DEGRADED, text)
+    for name, power in inference.beyond.items():
+        text = f"{name}: unlike what it was trained on, counts {_share(power)}"
+        found[name, "beyond"] = (Level.DEGRADED, text)
+    for name, honest in inference.doubted.items():
+        text = f"{name}: contradicted by other views, {_share(honest)} likely to be honest"
+        found[name, "robust"] = (Level.DEGRADED, text)
+    for name, text in inference.failed.items():
+        found[name, "error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
+    return found
 
 
 def _share(power: float) -> str:

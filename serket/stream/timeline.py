@@ -14,6 +14,7 @@ from serket.stream.output import Output
 from serket.stream.view import watched
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Timeline"]
@@ -70,24 +71,8 @@ class Timeline:
         figure = Figure(figsize=(9, 5.4), layout="constrained")
         heights = [0.35 + 0.22 * len(self._sensors), 2.4, 1.1]
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=heights)
-        names = ["health", *reversed(self._sensors)]
-        top.scatter(times, np.zeros(len(times)), c=[COLOURS[one[2]] for one in self._kept], marker="|", s=60)
-        for row, name in enumerate(names[1:], 1):
-            here = np.array([name in one[1] for one in self._kept])
-            top.scatter(times[here], np.full(here.sum(), row), marker="|", s=60, color="#0b6e99")
-        top.set_yticks(range(len(names)), names)
-        top.set_ylim(-0.6, len(names) - 0.4)
-        told = np.stack([one[3] for one in self._kept])
-        if told.ndim == 2:
-            middle.pcolormesh(times, np.arange(told.shape[1]), told.T, cmap="Blues", vmin=0, vmax=1, shading="nearest")
-            middle.set_yticks(range(told.shape[1]))
-        else:
-            for d in range(min(told.shape[2], 4)):
-                mean, std = told[:, 0, d], told[:, 1, d]
-                middle.plot(times, mean, linewidth=1, label=f"{d}")
-                middle.fill_between(times, mean - 2 * std, mean + 2 * std, alpha=0.2)
-            middle.legend(loc="upper left", fontsize=8, frameon=False, ncols=4)
-        middle.set_ylabel(f"belief: {self._watch}")
+        self._draw_presence(top, times)
+        self._draw_belief(middle, times)
         bottom.plot(times, [one[4] for one in self._kept], color="#222222", linewidth=1)
         bottom.set_ylabel("entropy, nats")
         bottom.set_xlabel("seconds, as measured")
@@ -95,3 +80,25 @@ class Timeline:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
         return figure
+
+    def _draw_presence(self, axes: Axes, times: npt.NDArray[Any]) -> None:
+        names = ["health", *reversed(self._sensors)]
+        axes.scatter(times, np.zeros(len(times)), c=[COLOURS[one[2]] for one in self._kept], marker="|", s=60)
+        for row, name in enumerate(names[1:], 1):
+            here = np.array([name in one[1] for one in self._kept])
+            axes.scatter(times[here], np.full(here.sum(), row), marker="|", s=60, color="#0b6e99")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+
+    def _draw_belief(self, axes: Axes, times: npt.NDArray[Any]) -> None:
+        told = np.stack([one[3] for one in self._kept])
+        if told.ndim == 2:
+            axes.pcolormesh(times, np.arange(told.shape[1]), told.T, cmap="Blues", vmin=0, vmax=1, shading="nearest")
+            axes.set_yticks(range(told.shape[1]))
+        else:
+            for d in range(min(told.shape[2], 4)):
+                mean, std = told[:, 0, d], told[:, 1, d]
+                axes.plot(times, mean, linewidth=1, label=f"{d}")
+                axes.fill_between(times, mean - 2 * std, mean + 2 * std, alpha=0.2)
+            axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=4)
+        axes.set_ylabel(f"belief: {self._watch}")

@@ -11,7 +11,7 @@ from serket.errors import DataError, DataWarning
 from serket.stream import from_arrays, open_stream
 from serket.stream.bags import BagSink, from_bag, is_bag
 from serket.stream.play import play
-from serket.stream.ros import decoded, shaped, typestore
+from serket.stream.ros import shaped, typestore
 from tests.stream.test_session import KEYS, model, recording
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
@@ -176,7 +176,6 @@ def test_messages_as_numbers(message, expected):
     told = shaped(again, "here")
     assert told.shape == np.shape(expected), "an image keeps its shape"
     np.testing.assert_allclose(told, np.asarray(expected, dtype=float), rtol=1e-6)
-    np.testing.assert_array_equal(decoded(again, "here"), told.reshape(-1))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +189,7 @@ def test_messages_as_numbers(message, expected):
 )
 def test_messages_that_cannot_be_read(message, match):
     with pytest.raises(DataError, match=match) as caught:
-        decoded(message, "bag: /camera")
+        shaped(message, "bag: /camera")
     assert "bag: /camera" in str(caught.value)
 
 
@@ -200,7 +199,7 @@ def test_a_picture_that_is_not_what_it_says():
         header=header(5), height=9, width=3, encoding="rgb8", is_bigendian=0, step=9, data=short.data
     )
     with pytest.raises(DataError, match="malformed"):
-        decoded(cut, "here")
+        shaped(cut, "here")
 
 
 def test_topics_that_are_not_there(tmp_path):

@@ -15,7 +15,7 @@ from serket.stream.health import Level
 from serket.stream.output import Output
 from serket.stream.play import play
 from serket.stream.publish import messages_of
-from serket.stream.ros import decoded
+from serket.stream.ros import shaped
 from serket.stream.sinks import JsonLines
 from serket.stream.sources import from_arrays
 from tests.stream.test_bags import STORE
@@ -82,7 +82,7 @@ def test_a_belief_has_the_stamp_of_its_set_and_so_has_the_health():
 
 def test_what_stands_before_the_offset_is_no_reading():
     told = published(output(Gaussian.from_moments(MEAN, COVARIANCE)))["/serket/x"]
-    np.testing.assert_array_equal(decoded(told, "here"), array(told).reshape(-1))
+    np.testing.assert_array_equal(shaped(told, "here").reshape(-1), array(told).reshape(-1))
 
 
 def test_health_tells_skew_contribution_and_latency():
@@ -123,5 +123,5 @@ def test_an_offset_beyond_the_data_is_malformed():
     told = published(output(Gaussian.standard((1,), 3)))["/serket/x"]
     told.layout.data_offset = len(told.data) + 1
     with pytest.raises(DataError, match="malformed") as caught:
-        decoded(told, "/array")
+        shaped(told, "/array")
     assert "data_offset 15 of 14 numbers" in str(caught.value)
