@@ -217,8 +217,7 @@ def _observations(
 def _sink(out: Path, stack: ExitStack) -> Sink:
     """Open a sink: lines of JSON in a file that ends in .jsonl, else a ROS 2 bag."""
     from serket.store.files import naming
-    from serket.stream.bags import BagSink
-    from serket.stream.sinks import JsonLines
+    from serket.stream.sinks import BagSink, JsonLines
 
     if out.suffix not in (".json", ".jsonl"):
         return stack.enter_context(BagSink(out))

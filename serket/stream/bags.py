@@ -1,23 +1,20 @@
-"""ROS 2 bags, mcap and sqlite3, as sources and sinks. No ROS is needed."""
+"""ROS 2 bags, mcap and sqlite3, as sources. No ROS is needed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from serket.errors import DataError, DataWarning, suggestion
 from serket.stream.observation import Observation
-from serket.stream.output import Output
-from serket.stream.publish import messages_of
 from serket.stream.ros import named, shaped, stamp_of, typestore
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
 
-__all__ = ["BagSink", "from_bag", "is_bag"]
+__all__ = ["from_bag", "is_bag"]
 
 KINDS = (".mcap", ".db3")
 
@@ -69,46 +66,6 @@ def from_bag(path: str | Path, topics: Mapping[str, str]) -> Iterator[Observatio
                 yield Observation.of(key, received if stamp is None else stamp, received, values)
     finally:
         reader.close()
-
-
-class BagSink:
-    """Writes beliefs and health into a new bag, as :func:`serket.stream.publish.messages_of` has them.
-
-    Raises:
-        DataError: something stands where the bag should.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        from rosbags.rosbag2 import Writer, WriterError
-
-        self._store = typestore()
-        try:
-            self._writer = Writer(Path(path), version=9)
-            self._writer.open()
-        except WriterError as error:
-            raise DataError(
-                "the bag cannot be written", where=str(path), found=_told(error), fix="choose another --sink"
-            ) from None
-        self._topics: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-
-    def put(self, output: Output) -> None:
-        """Write one output."""
-        for topic, message in messages_of(output, self._store):
-            self._write(topic, message, output.emitted_ns)
-
-    def _write(self, topic: str, message: Any, moment: int) -> None:
-        kind = message.__msgtype__
-        if topic not in self._topics:
-            self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
-        self._writer.write(self._topics[topic], moment, self._store.serialize_cdr(message, kind))
 
 
 def _opened(path: Path) -> AnyReader:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from serket.errors import DataError, suggestion
 from serket.graph.stream import StreamEntry, nanoseconds
+from serket.stream.backlog import Backlog
 from serket.stream.clocks import Clocks
 from serket.stream.counters import Count, Ledger
 from serket.stream.estimator import Estimator
@@ -56,7 +56,7 @@ class Pipeline:
         window = self.synchroniser.window
         self._estimator = Estimator(entry, engine, self.intakes, self._ledger, symptoms, window, service)
         self._history = self._estimator.history
-        self._ready: deque[Set] = deque()
+        self._backlog = Backlog(self._estimator, self._ledger, entry.max_in_flight)
         self._now = -(1 << 63)
         self._silence = nanoseconds(entry.silence_ms)
         self._speaks: int | None = None  # when something was last taken in or said
@@ -117,8 +117,8 @@ class Pipeline:
             for intake in self.intakes.values():
                 for one in intake.release(self._now):
                     outputs += self._enter(one)
-            outputs += self._go(self.synchroniser.expire(self._now))
-            outputs += self._work()
+            outputs += self._backlog.put(self.synchroniser.expire(self._now), self._now)
+            outputs += self._backlog.work(self._now)
             if self._speaks is not None and self._now >= self._speaks + self._silence:
                 predicted += 1
                 self._speaks = self._now if predicted < MOST_PREDICTIONS else now
@@ -138,16 +138,14 @@ class Pipeline:
         for intake in self.intakes.values():
             for one in intake.release(1 << 62):
                 outputs += self._enter(one)
-        outputs += self._go(self.synchroniser.flush())
-        while self._ready:
-            self._now = max(self._now, self._estimator.busy_ns)
-            outputs += self._work()
+        outputs += self._backlog.put(self.synchroniser.flush(), self._now)
+        while (due := self._backlog.due()) is not None:
+            self._now = max(self._now, due)
+            outputs += self._backlog.work(self._now)
         return outputs
 
     def _due(self) -> int | None:
-        due = [self.synchroniser.due(), *(intake.due() for intake in self.intakes.values())]
-        if self._ready:
-            due.append(self._estimator.busy_ns)
+        due = [self.synchroniser.due(), self._backlog.due(), *(intake.due() for intake in self.intakes.values())]
         if self._speaks is not None:
             due.append(self._speaks + self._silence)
         return min((one for one in due if one is not None), default=None)
@@ -171,7 +169,7 @@ class Pipeline:
                 return outputs
             sets = [Set(one, 0, late=True)]
         self._speaks = self._now
-        return outputs + self._go(sets)
+        return outputs + self._backlog.put(sets, self._now)
 
     def _make_room(self, name: str) -> list[Output] | None:
         """Treat a queue that is too full as its policy says; None, and it is the newest that goes."""
@@ -192,39 +190,16 @@ class Pipeline:
             self._discard_oldest(name)
         return outputs
 
-    def _go(self, sets: list[Set]) -> list[Output]:
-        """Send sets to the modules, or let them wait for those before."""
-        outputs: list[Output] = []
-        for one in sets:
-            self._ready.append(one)
-            outputs += self._work()
-            while self._ready and len(self._ready) + 1 > self.entry.max_in_flight:  # beside the one that runs
-                self._ledger.settle(self._ready.popleft().members, "overload")
-        return outputs
-
-    def _work(self) -> list[Output]:
-        outputs: list[Output] = []
-        while self._ready and self._estimator.busy_ns <= self._now:
-            outputs.append(self._estimator.infer(self._ready.popleft(), self._now))
-        return outputs
-
     def _start_anew(self, first: Observation) -> list[Output]:
         """Every clock has jumped: send out what is open, and believe the clocks as they are now."""
-        outputs = self._go(self.synchroniser.flush())
-        while self._ready:
-            outputs.append(self._estimator.infer(self._ready.popleft(), self._now))
+        outputs = self._backlog.put(self.synchroniser.flush(), self._now) + self._backlog.clear(self._now)
         self._estimator.start_anew(self._clocks.start_anew(first))
         self.clock_resets += 1
         return outputs
 
     def _discard_oldest(self, name: str) -> None:
         """Drop what has waited longest of a sensor, wherever it waits."""
-        waiting = next((one for one in self._ready if name in one.members), None)
-        if waiting is not None:
-            waiting.members.pop(name)
-            if not waiting.members:
-                self._ready.remove(waiting)
-        elif self.synchroniser.discard_oldest(name) is None:
+        if not self._backlog.discard_oldest(name) and self.synchroniser.discard_oldest(name) is None:
             self.intakes[name].discard_oldest()
         self._ledger.drop(name, "queue", held=True)
 

@@ -1,15 +1,20 @@
-"""What becomes of outputs: a line of JSON each, the same bytes on every replay."""
+"""What becomes of outputs: a line of JSON each, the same bytes on every replay, or messages in a ROS 2 bag."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import IO, Any
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
 
+from serket.errors import DataError
 from serket.messages import Categorical, Dirichlet, Gaussian, Message, projected
 from serket.stream.output import Output
+from serket.stream.publish import messages_of
+from serket.stream.ros import typestore
 
-__all__ = ["JsonLines", "plain"]
+__all__ = ["BagSink", "JsonLines", "plain"]
 
 DIGITS = 6
 
@@ -27,6 +32,46 @@ class JsonLines:
     def put(self, output: Output) -> None:
         """Write one output."""
         self._file.write(json.dumps(plain(output), separators=(",", ":")) + "\n")
+
+
+class BagSink:
+    """Writes beliefs and health into a new bag, as :func:`serket.stream.publish.messages_of` has them.
+
+    Raises:
+        DataError: something stands where the bag should.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from rosbags.rosbag2 import Writer, WriterError
+
+        self._store = typestore()
+        try:
+            self._writer = Writer(Path(path), version=9)
+            self._writer.open()
+        except WriterError as error:
+            raise DataError(
+                "the bag cannot be written", where=str(path), found=str(error)[:120], fix="choose another --sink"
+            ) from None
+        self._topics: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def put(self, output: Output) -> None:
+        """Write one output."""
+        for topic, message in messages_of(output, self._store):
+            self._write(topic, message, output.emitted_ns)
+
+    def _write(self, topic: str, message: Any, moment: int) -> None:
+        kind = message.__msgtype__
+        if topic not in self._topics:
+            self._topics[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
+        self._writer.write(self._topics[topic], moment, self._store.serialize_cdr(message, kind))
 
 
 def plain(output: Output) -> dict[str, Any]:

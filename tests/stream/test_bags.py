@@ -9,9 +9,10 @@ from PIL import Image
 
 from serket.errors import DataError, DataWarning
 from serket.stream import from_arrays, open_stream
-from serket.stream.bags import BagSink, from_bag, is_bag
+from serket.stream.bags import from_bag, is_bag
 from serket.stream.play import play
 from serket.stream.ros import shaped, typestore
+from serket.stream.sinks import BagSink
 from tests.stream.test_session import KEYS, model, recording
 
 rosbag2 = pytest.importorskip("rosbags.rosbag2")
