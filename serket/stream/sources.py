@@ -1,4 +1,4 @@
-"""Observations from arrays: recordings with stamps, data sets with a rate, anything that iterates."""
+"""Observations from arrays: recordings with stamps, data sets with a rate."""
 
 from __future__ import annotations
 
