@@ -15,7 +15,7 @@ FILES = {
     if not path.is_relative_to(ROOT / "serket" / "modules")  # a link to modules/
 }
 # Who stands on whom; a room imports only what is strictly below it, and itself.
-FLOORS = [["errors"], ["messages", "rows"], ["draws", "predictive", "protocol"], ["registry"], ["graph", "data", "store"],
+FLOORS = [["errors"], ["messages", "rows"], ["draws", "naming", "predictive", "protocol"], ["registry"], ["graph", "data", "store"],
           ["engine"], ["embedding"],
           ["training", "inputs", "imagination", "retrieval", "scaffold"], ["model"], ["fitting", "growth"], ["report"],
           ["comparison", "stream"],
