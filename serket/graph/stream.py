@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["Gate", "Queue", "SensorEntry", "StreamEntry", "nanoseconds"]
 
@@ -45,11 +45,20 @@ class SensorEntry(_Strict):
     gate: Gate | None = None
     on_error: OnError | None = Field(None, description="what becomes of its module when it fails; else that of stream")
 
-    @model_validator(mode="after")
-    def _rates(self) -> SensorEntry:
-        if self.expect_hz is not None and not 0 < self.expect_hz[0] <= self.expect_hz[1]:
-            raise ValueError("expect_hz is two rates above zero, the least first; write expect_hz: [25, 35]")
-        return self
+    @field_validator("expect_hz", mode="before")
+    @classmethod
+    def _rates(cls, given: object) -> object:
+        found = given if isinstance(given, list) else [given]
+        rates = sorted(rate for rate in found if isinstance(rate, int | float) and 0 < rate)
+        if given is None or (given == rates and len(rates) == 2):
+            return given
+        if len(found) == 2 and not all(isinstance(rate, int | float) for rate in found):
+            return given  # pydantic names the one that is no number
+        least, most = (
+            (rates[0], rates[-1]) if len(rates) > 1 else (0.9 * rates[0], 1.1 * rates[0]) if rates else (27, 33)
+        )
+        example = "" if rates else ", for 30 Hz"
+        raise ValueError(f"two rates above zero are expected, the least first; write [{least:g}, {most:g}]{example}")
 
 
 class StreamEntry(_Strict):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar, get_args
+from contextlib import suppress
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +27,7 @@ _EXPECTED = {
     "list_type": "a list",
     "none_required": "null",
     "too_short": "at least one entry",
+    "string_too_short": "text that is not empty",
 }
 
 
@@ -47,24 +49,33 @@ def validate(model: type[M], tree: Tree, path: str) -> M:
         first = mistakes[0]
         spot, inside = _walk(tree, first["loc"], path)
         if first["type"] in ("extra_forbidden", "missing"):
-            raise _wrong_key(first, model, spot, inside) from None
+            raise _wrong_key(first, model, spot, inside, path) from None
         if first["loc"][-1:] == ("[key]",):
             raise GraphError("this cannot be a name", where=spot.key, found=str(first["input"]), fix="rename it",
                              expected="letters, digits, - and _, no digit first") from None  # fmt: skip
         if first["type"] == "value_error":  # said by a model of ours: the problem; the fix
             problem, _, fix = str(first["ctx"]["error"]).partition("; ")
-            raise GraphError(f"{inside}: {problem}" if inside else problem, where=spot.where, fix=fix) from None
+            found = None if isinstance(spot.value, dict) else _shown(spot)
+            problem = f"{inside}: {problem}" if inside else problem
+            raise GraphError(problem, where=spot.where, found=found, fix=fix) from None
         # The branches of a union complain one by one about the same place.
         same = [_expected(mistake) for mistake in mistakes if _walk(tree, mistake["loc"], path)[0] is spot]
         expected = " or ".join(dict.fromkeys(same))
-        found = json.dumps(spot.plain(), ensure_ascii=False)
+        found = _shown(spot)
         fix = f"change it to {expected}"
         if "number" in expected and isinstance(spot.value, str):
             fix = "write it without quotes" if spot.value.replace(".", "").isdigit() else fix
         if "list" in expected and not isinstance(spot.value, dict | list):
             fix = f"put it in brackets: [{found}]"
+        if expected == "a mapping" and (key := _key_for(spot.plain(), _chain(model, first["loc"])[-1][1])):
+            fix = f"write {{{key}: {found}}}"
         raise GraphError(f"wrong value for {inside or 'the graph'}", where=spot.where, expected=expected,
-                         found=found if len(found) <= 80 else found[:77] + "...", fix=fix) from None  # fmt: skip
+                         found=found, fix=fix) from None  # fmt: skip
+
+
+def _shown(spot: Tree) -> str:
+    found = json.dumps(spot.plain(), ensure_ascii=False)
+    return found if len(found) <= 80 else found[:77] + "..."
 
 
 def _walk(tree: Tree, location: Location, path: str) -> tuple[Tree, str]:
@@ -75,7 +86,7 @@ def _walk(tree: Tree, location: Location, path: str) -> tuple[Tree, str]:
     return tree, path
 
 
-def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str) -> GraphError:
+def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str, top: str) -> GraphError:
     name, known, missing = str(mistake["loc"][-1]), _keys(model, mistake["loc"][:-1]), mistake["type"] == "missing"
     inside = path if missing else path.rpartition(".")[0]
     noun = "port" if inside.split(".")[2:] == ["ports"] else "key"
@@ -84,18 +95,57 @@ def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str) -> G
         fix = "begin the file with 'serket: 1'" if name == "serket" else fix
         return GraphError(f"{inside or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
                           available=known, fix=fix)  # fmt: skip
+    place = _elsewhere(name, _chain(model, mistake["loc"][:-1], top)) or suggestion(name, known)
     return GraphError(f"unknown {noun} '{name}'" + f" in {inside}" * bool(inside), where=spot.key, available=known,
-                      fix=suggestion(name, known) or f"write one of these, or remove '{name}'")  # fmt: skip
+                      fix=place or f"write one of these, or remove '{name}'")  # fmt: skip
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _keys(model: type[BaseModel], location: Location) -> list[str]:
     """Return the keys of the innermost model at a location."""
+    return _names(_chain(model, location)[-1][1])
+
+
+def _chain(model: type[BaseModel], location: Location, top: str = "") -> list[tuple[str, type[BaseModel]]]:
+    """Return the models from the outermost, at ``top``, to the innermost at a location, and the key of each."""
+    chain = [(top, model)]
     for step in location:
-        for name, field in model.model_fields.items():
+        for name, field in chain[-1][1].model_fields.items():
             if step == (field.alias or name):
-                model = next(iter(_models(field.annotation)), model)
+                chain += [(str(step), inner) for inner in _models(field.annotation)[:1]]
                 break
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return chain
+
+
+def _elsewhere(name: str, chain: list[tuple[str, type[BaseModel]]]) -> str | None:
+    """Return where a key belongs that is right some levels down, or up."""
+    if below := _below(name, chain[-1][1]):
+        return f"it belongs under {below}:"
+    above = next((key for key, model in chain[-2::-1] if name in _names(model)), None)
+    return None if above is None else f"it belongs under {above}:" if above else "it belongs at the top of the file"
+
+
+def _below(name: str, model: type[BaseModel]) -> str | None:
+    for key, field in model.model_fields.items():
+        step = f"{field.alias or key}{': KEY' * (get_origin(field.annotation) is dict)}"
+        for inner in _models(field.annotation):
+            if name in _names(inner):
+                return step
+            if deeper := _below(name, inner):
+                return f"{step}: {deeper}"
+    return None
+
+
+def _key_for(value: Any, model: type[BaseModel]) -> str | None:
+    """Return the key under which a value alone would be right."""
+    for key in _names(model):
+        with suppress(ValidationError):
+            model.model_validate_json(json.dumps({key: value}))
+            return key
+    return None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -6,7 +6,7 @@ import pytest
 
 from serket import registry
 from serket.composer.linear_gaussian import LinearGaussianComposer
-from serket.errors import SerketError
+from serket.errors import GraphError, SerketError
 from serket.graph.build import parse_graph
 from serket.modules.linear_gaussian import LinearGaussian
 from serket.modules.table import Table
@@ -115,3 +115,33 @@ def test_the_text_is_the_golden_one(case, monkeypatch):
 
 def test_there_is_no_golden_text_without_a_case():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+STREAM = PLACE + "stream: "
+
+
+@pytest.mark.parametrize(
+    ("section", "texts"),
+    [
+        ("{sensors: {gps: {expect_hz: 30}}}", ["two rates above zero", "found: 30\n", "fix: write [27, 33]"]),
+        ("{sensors: {gps: {expect_hz: [30]}}}", ["two rates above zero", "found: [30]\n", "fix: write [27, 33]"]),
+        ("{sensors: {gps: {expect_hz: [25, 35, 45]}}}", ["two rates above zero", "fix: write [25, 45]"]),
+        ("{sensors: {gps: {expect_hz: [0, 25]}}}", ["found: [0, 25]", "fix: write [22.5, 27.5]"]),
+        ("{sensors: {gps: {expect_hz: [35, 25]}}}", ["the least first", "fix: write [25, 35]"]),
+        ("{sensors: {gps: {expect_hz: []}}}", ["fix: write [27, 33], for 30 Hz"]),
+        ('{sensors: {gps: {expect_hz: ["25", 35]}}}', ["gps.expect_hz[0]", "fix: write it without quotes"]),
+        ("{gate: {mahalanobis: 5}}", ["unknown key 'gate' in stream", "fix: it belongs under sensors: KEY:"]),
+        ("{required: true}", ["fix: it belongs under sensors: KEY:"]),
+        ("{mahalanobis: 5}", ["fix: it belongs under sensors: KEY: gate:"]),
+        ("{sensors: {gps: {tolerance_ms: 5}}}", ["fix: it belongs under stream:"]),
+        ("{sensors: {gps: {queue: {serket: 1}}}}", ["fix: it belongs at the top of the file"]),
+        ("{sensors: {gps: {gate: 5}}}", ["found: 5\n", "fix: write {mahalanobis: 5}"]),
+        ("{sensors: {gps: {queue: 8}}}", ["fix: write {size: 8}"]),
+        ("{sensors: {gps: {gate: -5}}}", ["fix: change it to a mapping"]),
+        ('{sensors: {gps: {topic: ""}}}', ["expected: text that is not empty"]),
+    ],
+)
+def test_what_is_wrong_with_a_stream_is_told_with_what_would_be_right(section, texts):
+    with pytest.raises(GraphError) as caught:
+        parse_graph(f"{STREAM}{section}\n", "robot.yaml")
+    assert [text for text in ["robot.yaml:6:", *texts] if text not in str(caught.value)] == []
