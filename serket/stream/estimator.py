@@ -54,6 +54,7 @@ class Estimator:
         self.sets = self.missed_deadlines = self.revisions = 0
         self.busy_ns = -(1 << 63)  # until when the modules infer
         self._believed: dict[str, int] = {}  # when what was last believed of a sensor was measured
+        self._refused: dict[str, int] = {}  # and what was not
 
     def infer(self, one: Set, now: int) -> Output:
         """Infer a set; only predict, where it is not complete."""
@@ -91,7 +92,8 @@ class Estimator:
         withheld: Mapping[str, Observation] = NOTHING,
     ) -> Output:
         start = time.perf_counter()
-        again = {} if reused and self._engine.carries else reused  # what is carried has heard them
+        heard = reused if reused and self._engine.carries else {}  # what is carried has heard them
+        again = {} if heard else reused
         readings = {name: one.values for name, one in {**members, **again}.items()}
         ages = {name: now - one.time_ns for name, one in again.items()}
         if self.history is not None:
@@ -100,7 +102,8 @@ class Estimator:
         self._spend(now, start)
         used = self._settle(now, members, inference)
         used |= {n: one for n, one in again.items() if n not in inference.gated and n not in inference.failed}
-        return self._output(now, moment, opened, inference, used, there, members)
+        refused = [name for name, one in heard.items() if self._refused.get(name) == one.time_ns]
+        return self._output(now, moment, opened, inference, used, there, members, refused=refused)
 
     def _revise(self, late: Set, now: int) -> Output:
         assert self.history is not None
@@ -132,6 +135,8 @@ class Estimator:
                 self._intakes[name].last_used = now
                 self._believed[name] = max(self._believed.get(name, one.time_ns), one.time_ns)
                 believed[name] = one
+            else:
+                self._refused[name] = one.time_ns
         return believed
 
     def _output(
@@ -144,14 +149,20 @@ class Estimator:
         there: Collection[str],
         judged: Collection[str],
         revised: Inference | None = None,
+        refused: Collection[str] = (),
     ) -> Output:
-        """Make an output; where a set was ``revised``, its health is that of what was inferred there."""
+        """Make an output; where a set was ``revised``, its health is that of what was inferred there.
+
+        Readings that stand beside the set and were ``refused`` when they were heard are not believed now.
+        """
         latency = max(self.busy_ns, now) - opened
         if self._entry.deadline_ms is not None and latency > nanoseconds(self._entry.deadline_ms):
             self.missed_deadlines += 1
             self._symptoms.note("deadline", f"{latency / 1e6:.0f} ms, deadline_ms is {self._entry.deadline_ms:g}")
         self.sets += 1
-        level, reasons = self._health.update(*self._symptoms.found(now, there, judged, revised or inference))
+        told = revised or inference
+        lost = [n for n in there if n in told.gated or n in told.failed or n in refused]
+        level, reasons = self._health.update(*self._symptoms.found(now, there, lost, judged, told))
         measured = self._believed | {name: one.time_ns for name, one in used.items()}
         return Output(
             moment,

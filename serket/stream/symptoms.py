@@ -34,6 +34,7 @@ class Symptoms:
         }
         self._required = {name: entry.sensor(name).required for name in intakes}
         self._least = entry.min_present
+        self._silence = nanoseconds(entry.silence_ms)
         self._noted: _Wrong = {}
         self._heard: set[str] = set()  # sensors of which a reading was judged since the last output
         self._begun: int | None = None
@@ -49,14 +50,15 @@ class Symptoms:
         self._noted["", key] = (Level.DEGRADED, f"{key}: {text}")
 
     def found(
-        self, now: int, came: Collection[str], inferred: Collection[str], inference: Inference
+        self, now: int, came: Collection[str], lost: Collection[str], inferred: Collection[str], inference: Inference
     ) -> tuple[Found, Collection[str]]:
         """Return what is wrong now, and the sensors of which nothing was judged; what was noted is then forgotten.
 
         Args:
             now: receipt time.
             came: the sensors in the set.
-            inferred: those of them whose readings the engine was given.
+            lost: those of them that were not believed.
+            inferred: those of ``came`` whose readings the engine was given.
             inference: what it said.
         """
         found, self._noted = self._noted, {}
@@ -72,9 +74,19 @@ class Symptoms:
                 found |= self._pace(name, now - (self._begun if intake.last_used is None else intake.last_used))
             if self._required[name] and name not in came:
                 found["", f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not in the set")
-        if (count := len(came)) < self._least:
-            found["", "present"] = (Level.ERROR, f"{count} sensors in the set, min_present is {self._least}")
+            elif self._required[name] and name in lost:
+                found["", f"{name}.absent"] = (Level.ERROR, f"{name}: required, and not believed in the set")
+        count, least = len(came), f"min_present is {self._least}"
+        if count < self._least:
+            found["", "present"] = (Level.ERROR, f"{_number(count)} in the set, {least}")
+        elif (left := count - len(lost)) < self._least and (self._least > 1 or self._starved(now)):
+            found["", "present"] = (Level.ERROR, f"{left} of {_number(count)} in the set believed, {least}")
         return found | _told(inference), self._intakes.keys() - heard
+
+    def _starved(self, now: int) -> bool:
+        """Tell whether of no sensor anything was believed for ``silence_ms``: a lie alone in its set is no ERROR."""
+        used = [intake.last_used for intake in self._intakes.values() if intake.last_used is not None]
+        return now - max(used, default=self._begun or 0) > self._silence
 
     def _pace(self, name: str, idle: int) -> _Wrong:
         """Return what is wrong with when a sensor's readings come, though they do."""
@@ -104,6 +116,10 @@ def _told(inference: Inference) -> _Wrong:
     for name, text in inference.failed.items():
         found[name, "error"] = (Level.DEGRADED, f"{name}: its module failed: {text}")
     return found
+
+
+def _number(count: int) -> str:
+    return f"{count} sensor" if count == 1 else f"{count} sensors"
 
 
 def _share(power: float) -> str:

@@ -105,3 +105,47 @@ def test_reasons_are_the_worst_first_and_an_error_counts_at_once():
     assert health.update({("", "a"): bad, ("", "b"): worse}) == (Level.ERROR, ("worse", "bad"))
     after = [health.update({}) for _ in range(CLEAR_AFTER)]
     assert after[:-1] == [(Level.ERROR, ("worse", "bad"))] * (CLEAR_AFTER - 1) and after[-1] == (Level.OK, ())
+
+
+class Carries(Says):
+    """As the engine of a graph with a module over time."""
+
+    carries = True
+
+
+@pytest.mark.parametrize("field", ["gated", "failed"])
+@pytest.mark.parametrize("engine", [Says, Carries])
+@pytest.mark.parametrize("policy", ["approximate", "latest"])
+def test_what_is_required_must_be_believed(policy, engine, field):
+    """Twenty lies of a required camera at 2 Hz; with ``latest`` they stand beside the wheel for half a second."""
+    sensors = {"camera": {"required": True}, "wheel": {}}
+    wrong = engine(range(20), **{field: TOLD[field][0]})
+    if policy == "latest" and engine is Says:
+        wrong.step = lambda *_: Inference({}, **{field: {"camera": TOLD[field][0]}})  # heard again in each set
+    outputs = two(wrong, policy=policy, timeout_ms=600.0 if policy == "latest" else 50.0, sensors=sensors)
+    lied = [o for o in outputs if policy == "latest" or o.time_ns % (500 * MS) == 0]
+    assert {o.level for o in lied} == {Level.ERROR}
+    text = "camera: required, and not believed in the set"
+    assert all(text in o.reasons for o in lied[1:]), "the first of latest may be the wheel alone"
+    well = two(engine(()), policy=policy, timeout_ms=600.0 if policy == "latest" else 50.0, sensors=sensors)
+    assert not any(text in o.reasons for o in well)
+
+
+def test_min_present_counts_what_was_believed():
+    outputs = two(Says(range(10), gated=9.5), slow=FAST, until=100, min_present=2, sensors={})
+    text = "1 of 2 sensors in the set believed, min_present is 2"
+    assert [o.level for o in outputs[:10]] == [Level.ERROR] * 10 and all(text in o.reasons for o in outputs[:10])
+    assert {o.present for o in outputs[:10]} == {("wheel",)}
+    assert {o.level for o in outputs[20:]} == {Level.OK}
+
+
+def test_lies_alone_are_an_error_when_nothing_was_believed_for_silence_ms():
+    """Of a camera alone at 2 Hz: readings 4 and 6 to 9 lie, from 3.0 s on; 2.5 s was believed, silence_ms is 1 s."""
+    outputs = [o for o in two(Says({4, 6, 7, 8, 9}, gated=9.5), sensors={}, until=20) if o.time_ns % (500 * MS) == 0]
+    assert {o.level for o in outputs} <= {Level.OK, Level.DEGRADED}, "the wheel is believed"
+    entry = StreamEntry.model_validate({"policy": "approximate", "timeout_ms": 50.0})
+    pipeline = Pipeline(entry, {"camera": 1}, Says({4, 6, 7, 8, 9}, gated=9.5))
+    alone = [Observation("camera", i * 500 * MS, i * 500 * MS, np.full(1, float(i))) for i in range(20)]
+    levels = [o.level for o in pipeline.run(alone)]
+    assert levels[:6] == [Level.OK] * 6 and levels[6:8] == [Level.DEGRADED] * 2
+    assert levels[8:14] == [Level.ERROR] * 6 and levels[15] == Level.OK

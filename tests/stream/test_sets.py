@@ -93,7 +93,7 @@ def test_sets_of_too_few_are_predicted_only(policy):
     assert masks(outputs) == {ALL: 10 * SECONDS, frozenset(): 30 * SECONDS}
     assert dropped(pipeline) == {"camera": {"incomplete": 20 * SECONDS}, "touch": {"incomplete": 10 * SECONDS}}
     assert {o.level for o in outputs if not o.present} == {Level.ERROR}
-    assert any("1 sensors in the set, min_present is 2" in o.reasons for o in outputs)
+    assert any("1 sensor in the set, min_present is 2" in o.reasons for o in outputs)
 
 
 def test_a_queue_has_room_for_what_waits_for_its_turn():
