@@ -16,12 +16,13 @@ from serket.graph.bind import bind, bind_instance
 from serket.graph.graph import Graph, Node, Variable, instance
 from serket.graph.prior import prior_of
 from serket.graph.schema import File, VariableEntry, entry_model, option_values
+from serket.graph.stream import StreamEntry
 from serket.graph.validate import validate
 from serket.graph.write import dump
 from serket.graph.yaml import Tree, read, tree_of
 from serket.registry import Kind, class_ports, lookup, registered
 
-__all__ = ["anchored", "graph_of", "load_graph", "parse_graph", "shipped", "text_of"]
+__all__ = ["anchored", "check_fading", "graph_of", "load_graph", "parse_graph", "shipped", "text_of"]
 
 
 def load_graph(source: str | Path | Mapping[str, Any]) -> Graph:
@@ -113,11 +114,25 @@ def graph_of(tree: Tree, name: str, source: str) -> Graph:
 
 
 def _check_sensors(graph: Graph, tree: Tree) -> None:
-    keys = list(dict.fromkeys(node.data for node in graph.nodes.values() if node.data is not None))
-    for name in graph.stream.sensors if graph.stream else ():
+    entry, keys = graph.stream, graph.keys
+    if entry is None:
+        return
+    for name in entry.sensors:
         if name not in keys:
             raise GraphError(f"no module reads a sensor '{name}'", where=tree.at("stream", "sensors", name).key,
                              available=keys, fix=suggestion(name, keys) or "name a data key of the graph")  # fmt: skip
+    if entry.min_present > len(keys):
+        raise GraphError("min_present is more than there are sensors: every set would be an ERROR",
+                         where=tree.at("stream", "min_present").where, expected=f"at most {len(keys)}",
+                         found=str(entry.min_present), available=keys, fix=f"write {len(keys)} or less")  # fmt: skip
+    check_fading(graph, entry, tree.at("stream", "tau_ms").where)
+
+
+def check_fading(graph: Graph, entry: StreamEntry, where: str) -> None:
+    """Refuse ``tau_ms`` beside a module over time."""
+    if entry.tau_ms is not None and any(node.couples_rows for node in graph.nodes.values()):
+        raise GraphError("tau_ms reuses readings, and a module over time has heard them already", where=where,
+                         fix="remove tau_ms: with a module over time each observation enters once")  # fmt: skip
 
 
 def _variable(name: str, entry: VariableEntry, tree: Tree) -> Variable:

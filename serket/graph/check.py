@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import networkx as nx
 import torch
 
 from serket.graph.graph import Graph, Variable
+from serket.graph.yaml import read
 from serket.messages import FAMILIES, Family, Gaussian, Message
 from serket.protocol import Embeds, Module, Role, traits
 
@@ -103,7 +105,8 @@ def check(graph: Graph) -> Report:
     tempered = any(node.exponents for node in graph.nodes.values())
     plain = not tempered and all(owner.kind != "combine" for owner in owners.values())
     cost = {name: traits(module).cost for name, module in modules.items()}
-    warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules)]
+    warnings = [*_about_priors(graph, modules, owners), *_about_cycles(graph), *_about_nodes(graph, modules),
+                *_about_silence(graph)]  # fmt: skip
     sure = all(traits(module).exact and not traits(module).note for module in modules.values())
     exact = tree and plain and sure
     warnings += uncalibrated(graph, modules)
@@ -169,3 +172,20 @@ def _about_nodes(graph: Graph, modules: Mapping[str, Module]) -> list[str]:
         if silent and node.kind == "module":
             found.append(f"{node.name}: without data or a child port, it has nothing to say")
     return found
+
+
+def _about_silence(graph: Graph) -> list[str]:
+    """Say where ``silence_ms`` is over before the next reading of any sensor is due, as far as all rates are known."""
+    entry = graph.stream
+    if entry is None or not graph.keys or any(entry.sensor(key).expect_hz is None for key in graph.keys):
+        return []
+    least = {key: (entry.sensor(key).expect_hz or [0.0])[0] for key in graph.keys}
+    fastest = max(least, key=least.__getitem__)
+    period = 1000 / least[fastest]
+    if period <= entry.silence_ms:
+        return []
+    file = str(next(iter(graph.nodes.values())).where).rsplit(":", 2)[0]
+    where = read(graph.source, file).at("stream", "silence_ms").where if graph.source else file
+    return [f"{where}: silence_ms is {entry.silence_ms:g}, but no sensor is faster than {fastest}, {period:.4g} ms "
+            "from one reading to the next at its least rate: a prediction goes out between them, as an ERROR; write "
+            f"silence_ms: {2 * math.ceil(period)}"]  # fmt: skip

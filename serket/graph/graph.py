@@ -124,6 +124,11 @@ class Graph:
     folder: Path | None = field(default=None, compare=False)
     """Where its file stands: relative paths of data are tried there, too."""
 
+    @property
+    def keys(self) -> list[str]:
+        """The data keys of its modules, in file order: the sensors of a stream."""
+        return list(dict.fromkeys(node.data for node in self.nodes.values() if node.data is not None))
+
     def build(self, without: str | None = None) -> dict[str, Module]:
         """Make every module, untrained, by node name; but for the one, if any, that the caller goes ``without``.
 

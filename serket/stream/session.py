@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serket.engine.step import Stepper
-from serket.errors import GraphError
+from serket.graph.build import check_fading
 from serket.graph.stream import StreamEntry, nanoseconds
 from serket.model import Model
 from serket.protocol import Module, Trainable
@@ -33,12 +33,7 @@ def open_stream(
     """
     entry = entry or model.graph.stream or StreamEntry.model_validate({})
     sizes = {key: model.widths.get(key) for key in model.keys}
-    if entry.tau_ms is not None and any(node.couples_rows for node in model.graph.nodes.values()):
-        raise GraphError(
-            "tau_ms reuses readings, and a module over time has heard them already",
-            where=model.graph.name,
-            fix="remove tau_ms: with a module over time each observation enters once",
-        )
+    check_fading(model.graph, entry, model.graph.name)
     gates = {name: e.gate.mahalanobis for name in sizes if (e := entry.sensor(name)).gate is not None}
     engine = Stepper(
         model.graph,

@@ -119,6 +119,22 @@ def test_what_check_warns_of():
     assert warnings(X, BELOW.replace(", data: d", "")) == ["below: without data or a child port, it has nothing to say"]
 
 
+def test_predictions_between_any_two_readings_are_warned_of():
+    """silence_ms is put off by whoever speaks: only the fastest counts, and only where every rate is known."""
+
+    def told(sensors, silence=""):
+        text = f"serket: 1\nvariables:\n{X}modules:\n{BELOW}{BELOW.replace('below', 'slow').replace(': d}', ': s}')}"
+        report = check(parse_graph(f"{text}stream:\n  {silence}sensors: {{{sensors}}}\n", "robot.yaml"))
+        return [warning for warning in report.warnings if "silence_ms" in warning]
+
+    slow, fast = "s: {expect_hz: [0.1, 1]}", "d: {expect_hz: [25, 35]}"
+    assert told(slow) == told(f"{slow}, {fast}") == []
+    (text,) = told(f"{slow}, d: {{expect_hz: [0.5, 1]}}", "silence_ms: 900\n  ")
+    assert text.startswith("robot.yaml:8:15: silence_ms is 900, but no sensor is faster than d, 2000 ms from one")
+    assert text.endswith("write silence_ms: 4000")
+    assert told(f"{slow}, d: {{expect_hz: [0.5, 1]}}", "silence_ms: 4000\n  ") == []
+
+
 def test_exact_needs_a_tree_exact_modules_full_trust_and_no_product():
     assert check(graph(X, BELOW)).exact
     assert not check(graph(X, BELOW.replace("data: d", "data: d, trust: 0.5"))).exact

@@ -145,3 +145,17 @@ def test_what_is_wrong_with_a_stream_is_told_with_what_would_be_right(section, t
     with pytest.raises(GraphError) as caught:
         parse_graph(f"{STREAM}{section}\n", "robot.yaml")
     assert [text for text in ["robot.yaml:6:", *texts] if text not in str(caught.value)] == []
+
+
+def test_more_sensors_than_there_are_cannot_be_present():
+    with pytest.raises(GraphError, match=r"robot\.yaml:6:23: min_present is more than there are sensors") as caught:
+        parse_graph(f"{STREAM}{{min_present: 2}}\n", "robot.yaml")
+    assert "expected: at most 1\n  found: 2\n  available: gps" in str(caught.value)
+    assert parse_graph(f"{STREAM}{{min_present: 1}}\n").stream.min_present == 1
+
+
+def test_fading_beside_a_module_over_time_is_refused_where_it_stands():
+    drift = STREAM.replace("stream:", "  drift: {type: dynamics, ports: {state: x}, noise: 0.01}\nstream:")
+    drift = drift.replace(", prior: {mean: [0, 0], covariance: [[1, 0], [0, 1]]}", "")
+    with pytest.raises(GraphError, match=r"robot\.yaml:7:34: tau_ms reuses readings"):
+        parse_graph(f"{drift}{{policy: latest, tau_ms: 100}}\n", "robot.yaml")
