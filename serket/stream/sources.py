@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from serket.data import checks
 from serket.data.source import Source, opened
 from serket.errors import DataError, suggestion
 from serket.graph.stream import StreamEntry, nanoseconds
@@ -35,7 +36,8 @@ def from_arrays(
     A recording is an ``.npz`` file with, for each sensor KEY, the readings ``KEY`` ``(N, D)``, the stamps
     ``KEY_stamp_ns`` ``(N,)`` and, optionally, ``KEY_recv_ns``; sensors may have different N. Without times of receipt a
     reading was received when it was measured: at its stamp less ``offset_ms``. Without stamps the rows of all sensors
-    are taken at ``hz``, side by side; masked rows (``KEY_mask``) and rows of NaN then are no readings.
+    are taken at ``hz``, side by side; rows of NaN then are no readings. Rows that are false in ``KEY_mask``, wholly or
+    in part, never are.
 
     Args:
         source: a path, the name of a data set, or arrays by key.
@@ -46,7 +48,8 @@ def from_arrays(
         entry: the graph's ``stream:``, of which ``offset_ms`` and ``jump_ms`` count here; its defaults if None.
 
     Raises:
-        DataError: no sensor in it, no stamps and no rate, stamps that are no whole numbers, or, without times of
+        ShapeError: a mask that does not fit its array.
+        DataError: no sensor in it, a mask that is not bool, no stamps and no rate, stamps that are no whole numbers, or, without times of
             receipt, stamps of sensors that lie more than ``jump_ms`` apart, with no time in common: of two clocks.
     """
     entry = entry or StreamEntry.model_validate({})
@@ -84,13 +87,19 @@ class _Readings(NamedTuple):
 def _readings(arrays: Source, key: str, hz: float | None, sequence: int | None, entry: StreamEntry) -> _Readings:
     """Read a sensor's readings and their times: stamped, or rows at a rate."""
     values = arrays.read(key)
+    measured = _measured(arrays, key, values.shape)
     shape = values.shape[1:] if values.ndim > 2 else ()
     values = values.reshape(len(values), math.prod(values.shape[1:]))
     if f"{key}_stamp_ns" in arrays:
         stamps = _stamps(arrays, f"{key}_stamp_ns", len(values))
-        if f"{key}_recv_ns" in arrays:
-            return _Readings(key, values, stamps, _stamps(arrays, f"{key}_recv_ns", len(values)), False, shape)
-        return _Readings(key, values, stamps, stamps - round(entry.sensor(key).offset_ms * 1e6), True, shape)
+        supposed = f"{key}_recv_ns" not in arrays
+        if supposed:
+            received = stamps - round(entry.sensor(key).offset_ms * 1e6)
+        else:
+            received = _stamps(arrays, f"{key}_recv_ns", len(values))
+        if not measured.all():
+            values, stamps, received = values[measured], stamps[measured], received[measured]
+        return _Readings(key, values, stamps, received, supposed, shape)
     if hz is None:
         raise DataError(
             f"'{key}' has no stamps",
@@ -99,14 +108,20 @@ def _readings(arrays: Source, key: str, hz: float | None, sequence: int | None, 
             fix="add it, or tell how many rows there are a second: --hz 30",
         )
     rows = _rows(arrays, len(values), sequence)
-    values, seen = values[rows], np.ones(len(rows), dtype=bool)
+    values, seen = values[rows], measured[rows]
     if values.dtype.kind == "f":
         seen &= np.isfinite(values).all(1)
-    if f"{key}_mask" in arrays:
-        mask = arrays.read(f"{key}_mask")
-        seen &= mask.reshape(len(mask), -1)[rows].all(1)
     stamps = np.round(np.flatnonzero(seen) * 1e9 / hz).astype(np.int64)
     return _Readings(key, values[seen], stamps, stamps, False, shape)
+
+
+def _measured(arrays: Source, key: str, shape: tuple[int, ...]) -> Array:
+    """Return ``(N,)``: the rows that are wholly true in the mask, as a fit takes them; all, where there is none."""
+    name = f"{key}_mask"
+    if name not in arrays or not shape[0]:
+        return np.ones(shape[0], dtype=bool)
+    mask, _ = checks.mask(arrays, key, np.broadcast_to(np.uint8(0), shape), strict=False)  # NaN is counted, not hidden
+    return mask.reshape(len(mask), -1).all(1)
 
 
 def _rows(arrays: Source, count: int, sequence: int | None) -> Array:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from serket.errors import DataError
+from serket.errors import DataError, ShapeError
 from serket.graph.stream import StreamEntry
+from serket.stream import from_arrays
 from serket.stream.observation import Observation
 from tests.stream.simulation import HZ, frames, play, section
 
@@ -122,3 +123,26 @@ def test_nothing_at_all():
     outputs, pipeline = play([])
     assert outputs == []
     assert set(pipeline.counts) == set(HZ)
+
+
+@pytest.mark.parametrize("received", [{}, {"camera_recv_ns": np.arange(6) * 10**8 + 5}])
+def test_rows_that_the_mask_says_were_not_measured_are_no_readings(received):
+    arrays = {"camera": np.arange(12.0).reshape(6, 2), "camera_stamp_ns": np.arange(6) * 10**8} | received
+    arrays["camera"][5] = np.nan
+    rows = np.array([True, False, True, True, False, True])
+    parts = np.stack([rows, np.array([True, True, False, True, True, True])], axis=1)
+    for mask, kept in ((rows, [0, 2, 3, 5]), (parts, [0, 3, 5])):
+        found = list(from_arrays(arrays | {"camera_mask": mask}, ("camera",)))
+        assert [one.stamp_ns // 10**8 for one in found] == kept, "a row of NaN with a stamp came, and is counted"
+        assert all(one.recv_ns - one.stamp_ns == (5 if received else 0) for one in found)
+        np.testing.assert_array_equal([one.values for one in found], arrays["camera"][kept])
+
+
+@pytest.mark.parametrize("hz", [None, 10])
+def test_a_mask_that_is_none(hz):
+    arrays = {"camera": np.zeros((6, 2)), "camera_stamp_ns": np.arange(6) * 10**8}
+    arrays = arrays if hz is None else {"camera": arrays["camera"]}
+    with pytest.raises(ShapeError, match="the mask does not fit its array"):
+        list(from_arrays(arrays | {"camera_mask": np.ones(5, dtype=bool)}, ("camera",), hz=hz))
+    with pytest.raises(DataError, match=r"not a mask[\s\S]*camera_mask.astype\(bool\)"):
+        list(from_arrays(arrays | {"camera_mask": np.ones(6)}, ("camera",), hz=hz))
