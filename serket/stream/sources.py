@@ -49,8 +49,9 @@ def from_arrays(
 
     Raises:
         ShapeError: a mask that does not fit its array.
-        DataError: no sensor in it, a mask that is not bool, no stamps and no rate, stamps that are no whole numbers, or, without times of
-            receipt, stamps of sensors that lie more than ``jump_ms`` apart, with no time in common: of two clocks.
+        DataError: no sensor in it, a mask that is not bool, no stamps and no rate, stamps that are no whole numbers,
+            or, without times of receipt, stamps of sensors that lie more than ``jump_ms`` apart, with no time in
+            common: of two clocks.
     """
     entry = entry or StreamEntry.model_validate({})
     with opened(source, near, "--source") as arrays:
