@@ -61,7 +61,7 @@ def stream(
         float | None, typer.Option("--seconds", min=0.0, help="Live: end after so many; else by Ctrl-C.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option("--record", help="Live: keep every reading, to replay it: a new file x.npz.")
+        Path | None, typer.Option("--record", help="Live: keep every reading heard, to replay it: a new file x.npz.")
     ] = None,
     rerun: RerunOpt = None,
     hz: HzOpt = None,

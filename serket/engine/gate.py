@@ -1,4 +1,4 @@
-"""Which reading of a set is farther from what all others say than its gate allows."""
+"""Which reading of a set is farther from what is believed without it than its gate allows."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Stepper:
         frame_ns: nanoseconds from one row to the next, in the data that modules over time were fitted on; None: every
             set is the next row.
         tau_ns: a reading reused at age a counts as its message to the power exp(-a / tau).
-        gates: per sensor, how many standard deviations its message may be from what all others say of its variable.
+        gates: per sensor, how many standard deviations its message may be from what is believed without it.
         on_error: per sensor, what happens when its module raises or answers with NaN: ``fail`` passes the error on;
             ``skip`` goes on without it; ``restart`` makes it anew by ``reload``, three times at most.
         reload: returns a fresh module, by node name.
@@ -336,7 +336,7 @@ class Stepper:
     def _farthest(
         self, messages: Mapping[Edge, Message], said: Mapping[Edge, Message], priors: Mapping[str, Message]
     ) -> tuple[str, float, Edge] | None:
-        """Return the gated sensor that is farthest from what the others say, if beyond its gate."""
+        """Return the gated sensor that is farthest from what is believed without it, if beyond its gate."""
         worst: tuple[str, float, Edge] | None = None
         for key, gate in self.gates.items():
             sensor = self.plan.sensors[key]

@@ -27,7 +27,7 @@ class Queue(_Strict):
 
 
 class Gate(_Strict):
-    """``gate: {mahalanobis: 5.0}``: how far, in standard deviations, a message may be from what the others say."""
+    """``gate: {mahalanobis: 5.0}``: how many standard deviations a message may be from what is believed without it."""
 
     mahalanobis: float = Field(gt=0)
 

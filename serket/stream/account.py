@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from serket.stream.health import BEFORE
 from serket.stream.output import Output
 from serket.stream.pipeline import Pipeline
 
@@ -34,7 +35,8 @@ class Account:
     def put(self, output: Output) -> None:
         """Count one."""
         self.levels[output.level.value] += 1
-        for reason in output.reasons:
+        for told in output.reasons:
+            reason = told.removesuffix(BEFORE)
             who, colon, what = reason.partition(": ")
             kind = who + colon + _AMOUNT.sub("..", what)
             if kind in self.reasons or len(self.reasons) < MOST_REASONS:

@@ -18,7 +18,7 @@ REASONS = {
     "queue": "the sensor's queue was full",
     "late": "its set had gone out",
     "overload": "its set waited while max_in_flight others did",
-    "gate": "too far from what the other sensors say",
+    "gate": "too far from what was believed without it",
     "error": "its module failed",
     "incomplete": "its set lacked a required sensor, or had fewer than min_present",
 }

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["CLEAR_AFTER", "Found", "Health", "Level", "RAISE_AFTER"]
+__all__ = ["BEFORE", "CLEAR_AFTER", "Found", "Health", "Level", "RAISE_AFTER"]
 
 EVENTS = ("clocks",)  # what happens once, and counts at once
 RAISE_AFTER = 2  # times that a reason is found, before it counts
 CLEAR_AFTER = 5  # times in a row that it is not, before it is forgotten
+
+BEFORE = " (before)"  # after the text of a reason that was looked for at this output, and not found
 
 
 class Level(StrEnum):
@@ -54,6 +56,8 @@ class Health:
     def update(self, found: Found, unheard: Collection[str] = ()) -> tuple[Level, tuple[str, ...]]:
         """Take what was found at one output; return the level and the texts, worst first.
 
+        What holds though it was looked for and not found ends in ``BEFORE``.
+
         Args:
             found: what is wrong.
             unheard: sensors of which no reading was judged since the last output: what theirs have stays as it was.
@@ -76,4 +80,4 @@ class Health:
         active.sort(key=lambda reason: reason.level != Level.ERROR)
         if not active:
             return Level.OK, ()
-        return active[0].level, tuple(reason.text for reason in active)
+        return active[0].level, tuple(reason.text + (BEFORE if reason.missed else "") for reason in active)

@@ -122,7 +122,7 @@ def _measured(arrays: Source, key: str, shape: tuple[int, ...]) -> Array:
     if name not in arrays or not shape[0]:
         return np.ones(shape[0], dtype=bool)
     mask, _ = checks.mask(arrays, key, np.broadcast_to(np.uint8(0), shape), strict=False)  # NaN is counted, not hidden
-    return mask.reshape(len(mask), -1).all(1)
+    return np.asarray(mask.reshape(len(mask), -1).all(1))
 
 
 def _rows(arrays: Source, count: int, sequence: int | None) -> Array:

@@ -105,7 +105,7 @@ def _told(inference: Inference) -> _Wrong:
     """Return what the engine says of readings."""
     found: _Wrong = {}
     for name, away in inference.gated.items():
-        text = f"{name}: {away:.1f} standard deviations from what the others say"
+        text = f"{name}: {away:.1f} standard deviations from what was believed without it"
         found[name, "gate"] = (Level.DEGRADED, text)
     for name, power in inference.beyond.items():
         text = f"{name}: unlike what it was trained on, counts {_share(power)}"

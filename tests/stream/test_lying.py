@@ -21,7 +21,10 @@ lying = importlib.util.module_from_spec(found)
 found.loader.exec_module(lying)
 
 COUNT, LIAR = 160, "right"
-REASON = {"gate": "standard deviations from what the others say", "robust: 0.01": "contradicted by other views"}
+REASON = {
+    "gate": "standard deviations from what was believed without it",
+    "robust: 0.01": "contradicted by other views",
+}
 
 
 @cache

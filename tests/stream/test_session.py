@@ -330,6 +330,9 @@ def test_reasons_are_counted_without_their_numbers_and_in_bounded_memory():
         ("imu1: silent for 5.9 s", 30),
     ]
     assert len(told) == 10
+    outputs[0].reasons = ("camera: counts 7% (before)",)
+    account.put(outputs[0])
+    assert account.summary(pipeline)["reasons"]["camera: counts 7%"] == 61, "held over, it is the same"
     for k in range(1000):
         outputs[0].reasons = (f"arm: failed: {'y' * k}",)
         account.put(outputs[0])

@@ -93,7 +93,9 @@ def test_sets_of_too_few_are_predicted_only(policy):
     assert masks(outputs) == {ALL: 10 * SECONDS, frozenset(): 30 * SECONDS}
     assert dropped(pipeline) == {"camera": {"incomplete": 20 * SECONDS}, "touch": {"incomplete": 10 * SECONDS}}
     assert {o.level for o in outputs if not o.present} == {Level.ERROR}
-    assert any("1 sensor in the set, min_present is 2" in o.reasons for o in outputs)
+    text = "1 sensor in the set, min_present is 2"
+    assert all((text in o.reasons) != (text + " (before)" in o.reasons) for o in outputs[5:])
+    assert all((text in o.reasons) != bool(o.present) for o in outputs[5:]), "of the set that it is true of"
 
 
 def test_a_queue_has_room_for_what_waits_for_its_turn():
