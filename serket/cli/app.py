@@ -16,7 +16,7 @@ from serket.cli.run import run
 from serket.cli.shared import err
 from serket.cli.stream import replay, stream
 from serket.cli.use import evaluate, generate, infer, retrieve
-from serket.report.status import status
+from serket.report.status import say, status
 
 RESUMES = ("run", "embed", "add", "swap", "refit", "compare")  # what is done of them is kept
 
@@ -53,5 +53,5 @@ for command in (
 
 def main() -> None:
     """Run the command line; a user's mistake is a text and status 2, an interrupt 130, our own mistake 1."""
-    warnings.showwarning = lambda message, *_: err.print(f"warning: {message}", markup=False, soft_wrap=True)
+    warnings.showwarning = lambda message, *_: say(err, f"warning: {message}")
     sys.exit(status(app, err, resumes=any(word in RESUMES for word in sys.argv[1:2])))

@@ -11,6 +11,7 @@ from rich.status import Status
 
 from serket.cli.shared import err
 from serket.graph.stream import StreamEntry
+from serket.report.status import say
 from serket.stream.node import Node
 
 __all__ = ["awaited", "opened", "stopping"]
@@ -21,7 +22,7 @@ def opened(topics: dict[str, str], entry: StreamEntry, beliefs: Iterable[str], s
 
     def tell(text: str) -> None:
         if not silent:
-            err.print(f"note: {text}", markup=False, soft_wrap=True)
+            say(err, f"note: {text}")
 
     return Node(topics, entry, beliefs=beliefs, tell=tell)
 

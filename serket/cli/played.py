@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serket.cli.shared import err
 from serket.errors import DataError
+from serket.report.status import say
 
 if TYPE_CHECKING:
     from serket.stream import Pipeline
@@ -94,7 +95,7 @@ def advise(pipeline: Pipeline, sizes: Sizes) -> None:
             if reason == "shape" and name in sizes and width is not None:
                 text += f": {' x '.join(map(str, sizes[name]))} for {width}"
             fix = f"; {FIXES[reason]}" if reason in FIXES else ""
-            err.print(f"warning: {text}{fix}", markup=False, soft_wrap=True)
+            say(err, f"warning: {text}{fix}")
 
 
 def useless(source: str, counts: Mapping[str, Count]) -> DataError:

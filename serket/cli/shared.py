@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from serket.errors import DataError
+from serket.report.status import say
 
 if TYPE_CHECKING:
     from serket.data import Dataset
@@ -82,7 +83,7 @@ def tell_uncalibrated(model: Model, quiet: bool) -> None:
     from serket.graph import uncalibrated
 
     for note in [] if quiet else uncalibrated(model.graph, model.modules):
-        err.print(f"warning: {note}", markup=False, soft_wrap=True)
+        say(err, f"warning: {note}")
 
 
 def source_of(named: str | None, data: Path | None, folder: Path | None) -> str:
@@ -136,7 +137,7 @@ def near(path: Path) -> str:
 def tell(dataset: Dataset, quiet: bool) -> None:
     """Print what a reader of the results should know of the data."""
     for note in dataset.notes if not quiet else ():
-        err.print(f"note: {note}", markup=False, soft_wrap=True)
+        say(err, f"note: {note}")
 
 
 def show(metrics: dict[str, Any], as_json: bool, quiet: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from serket.errors import SerketError
 
-__all__ = ["status"]
+__all__ = ["say", "status"]
 
 _FIX = "check the path and the disk, then run the same command again"
 _FIXES = {
@@ -37,7 +38,7 @@ def status(command: Callable[[], object], console: Console, *, resumes: bool = T
     try:
         command()
     except SerketError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        say(console, f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return _interrupted(console, resumes)
@@ -49,13 +50,25 @@ def status(command: Callable[[], object], console: Console, *, resumes: bool = T
     except OSError as error:
         fix = _FIXES.get(error.errno or 0, _FIX)
         told = SerketError(error.strerror or str(error), where=error.filename, fix=fix)
-        console.print(f"error: {told}", markup=False, soft_wrap=True)
+        say(console, f"error: {told}")
         return 2
     except Exception:
         console.print("internal error: this is a defect of serket, not of your graph or data", style="bold")
         console.print(traceback.format_exc(), markup=False)
         return 1
     return 0
+
+
+def say(console: Console, text: str) -> None:
+    """Print an error, a warning or a note: on a terminal at its width, each line hanging under its field's text."""
+    lines = text.splitlines()
+    if console.is_terminal:
+        for place, line in enumerate(lines):
+            field, colon, _ = line.partition(": ")
+            hanging = " " * (len(field + colon) if colon and len(field) <= 12 else 2)
+            lines[place] = textwrap.fill(line, console.width, subsequent_indent=hanging, break_long_words=False,
+                                         break_on_hyphens=False)  # fmt: skip
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _interrupted(console: Console, resumes: bool) -> int:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from serket.data import load
-from serket.errors import DataError
+from serket.errors import DataError, GraphError
 from serket.report import (
     concept_ari,
     imagined_grid,
@@ -21,6 +21,7 @@ from serket.report import (
     subsets,
 )
 from serket.report.arrays import write_arrays
+from serket.report.status import say, status
 
 METRICS = {
     "subsets": {
@@ -173,3 +174,29 @@ def test_arrays_have_any_name_and_are_no_more_than_was_given(tmp_path):
         write_arrays(tmp_path / "new" / "a.npz", {"a": np.ones(2), "b": np.array([{}], dtype=object)})
     assert (tmp_path / "new" / "a.npz").read_bytes() == before
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
+
+
+def test_errors_hang_under_their_field_at_the_width_of_a_terminal():
+    names = [f"silence_ms_{k}" for k in range(12)]
+    error = GraphError("unknown key 'gate' in stream", where="robot.yaml:6:10", available=names, fix="one of these")
+
+    def told(**options):
+        file = io.StringIO()
+
+        def fail():
+            raise error
+
+        assert status(fail, Console(file=file, width=40, color_system=None, **options)) == 2
+        return file.getvalue()
+
+    assert told() == f"error: {error}\n", "what is not a terminal gets its lines as they are"
+    lines = told(force_terminal=True).splitlines()
+    assert max(map(len, lines)) <= 40 and " ".join(" ".join(lines).split()) == " ".join(f"error: {error}".split())
+    assert lines[:2] == ["error: robot.yaml:6:10: unknown key", "       'gate' in stream"]
+    assert lines[2].startswith("  available: silence_ms_0") and lines[3].startswith(" " * 13 + "silence_ms_")
+
+
+def test_a_path_longer_than_the_terminal_stays_whole():
+    file = io.StringIO()
+    say(Console(file=file, width=20, force_terminal=True, color_system=None), f"note: {'a/b-c/' * 9}d is there")
+    assert file.getvalue() == f"note:\n      {'a/b-c/' * 9}d\n      is there\n"
