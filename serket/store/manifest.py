@@ -17,6 +17,7 @@ MANIFEST, EVENTS = "manifest.json", "events.jsonl"
 
 _FIT = "serket run GRAPH --out DIR"
 _RESTORE = "restore it from a copy, or delete the folder and fit again"
+_GRAPH = f"{_RESTORE}; to change 'stream:', edit the graph file it was made from, and serket run that"
 
 
 def sealed(manifest: Mapping[str, Any]) -> bytes:
@@ -86,5 +87,5 @@ def verified(path: Path, expected: str) -> bytes:
         where=str(path),
         expected=f"SHA-256 {expected[:12]}",
         found=found,
-        fix=_RESTORE,
+        fix=_GRAPH if path.name == "graph.yaml" else _RESTORE,
     )

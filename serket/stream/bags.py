@@ -83,7 +83,7 @@ def _opened(path: Path) -> AnyReader:
 
 
 def _wanted(connections: Iterable[Any], topics: Mapping[str, str], path: Path) -> dict[str, list[str]]:
-    """Return the sensors that read each topic; warn of topics that are not there, refuse if none is."""
+    """Return the sensors that read each topic; warn where another may be one that is not there; refuse if none is."""
     wanted: dict[str, list[str]] = {}
     for key, topic in topics.items():
         wanted.setdefault(named(topic), []).append(key)
@@ -102,6 +102,8 @@ def _wanted(connections: Iterable[Any], topics: Mapping[str, str], path: Path) -
             available=there,
             fix=fix or f"name them: --topic {key}=/NAME",
         )
+    if known.keys() <= wanted.keys():  # none is left that could be theirs: they are not in this bag
+        return wanted
     text = f"{path}: no topic {', '.join(missing)}; there are {', '.join(there)}"
     fix = fix or f"if one is {key}'s, say so: --topic {key}=/NAME"
     warnings.warn(f"{text}; {fix}", DataWarning, stacklevel=3)

@@ -92,7 +92,8 @@ def test_the_error_of_a_changed_file(tmp_path):
         "RUN/graph.yaml: the file is not as it was written\n"
         f"  expected: SHA-256 {hashes[0]}\n"
         f"  found: SHA-256 {hashes[1]}\n"
-        "  fix: restore it from a copy, or delete the folder and fit again"
+        "  fix: restore it from a copy, or delete the folder and fit again; to change 'stream:', edit the graph file "
+        "it was made from, and serket run that"
     )
 
 

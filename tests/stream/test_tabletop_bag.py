@@ -45,9 +45,11 @@ def run(tmp_path_factory):
     return folder
 
 
-def played(run, source, folder):
+def played(run, source, folder, *options):
     out = folder / "out.jsonl"
-    done = CliRunner().invoke(app, ["stream", str(run), "--source", str(source), "--sink", str(out), "--json"])
+    done = CliRunner().invoke(
+        app, ["stream", str(run), "--source", str(source), "--sink", str(out), "--json", *options]
+    )
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout), out.read_text()
 
@@ -76,7 +78,6 @@ def test_a_stream_is_of_the_moments_that_ship():
         assert one[key].dtype == rows[key].dtype
 
 
-@pytest.mark.filterwarnings("ignore:.*no topic /name:serket.errors.DataWarning")
 def test_a_robots_bag_through_the_robots_graph(run, tmp_path):
     write_bag(tmp_path / "bag", moments())
     told, lines = played(run, tmp_path / "bag", tmp_path)
@@ -88,6 +89,12 @@ def test_a_robots_bag_through_the_robots_graph(run, tmp_path):
     assert len(last) == 20 and sum(last) == pytest.approx(1, abs=1e-4) and last[1] > 0.1, "a full can"
     np.savez(tmp_path / "episode.npz", **moments())
     assert played(run, tmp_path / "episode.npz", tmp_path)[1] == lines
+
+
+def test_names_are_heard_as_often_as_they_come(run, tmp_path):
+    told, _ = played(run, "tabletop", tmp_path, "--hz", "2", "--sequence", "0")
+    assert told["sensors"]["name"]["used"] == 8, "the first episode is named"
+    assert [reason for reason in told["reasons"] if "Hz, expected" in reason] == []
 
 
 def test_the_recorder_refuses_a_bag_of_many_episodes():
