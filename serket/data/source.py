@@ -151,10 +151,12 @@ def _find(source: str | Path, near: Path | None, option: str) -> Path:
     for candidate in tried:
         if candidate.is_file() or (candidate.is_dir() and any(candidate.glob("*.npy"))):
             return candidate
+    streamed = ", or of a ROS 2 bag, or ros2 for live topics" if option == "--source" else ""
     files = [file.name for folder in tried for file in folder.parent.glob("*.npz")]
     raise DataError(
         f"no data set '{source}'",
-        expected="the name of an embedded data set, or the path of an .npz file or of a folder of .npy files",
+        expected="the name of an embedded data set, or the path of an .npz file or of a folder of .npy files"
+        + streamed,
         found=f"nothing at {' or '.join(dict.fromkeys(str(candidate) for candidate in tried))}",
         available=[*EMBEDDED, *GENERATED],
         fix=suggestion(path.name, [*EMBEDDED, *GENERATED, *files]) or f"check the path, or pass {option} FILE",

@@ -87,6 +87,7 @@ def test_it_runs_at_a_pace(run):
         ([*PLAY[:-1], "99"], "no sequence 99"),
         ([*PLAY, "--rate", "fast"], "no such rate"),
         (["--source", "nothing.npz"], "no data set 'nothing.npz'"),
+        (["--source", "nothing.npz"], "of a folder of .npy files, or of a ROS 2 bag, or ros2 for live topics"),
         (["--source", "nothing.npz"], "check the path, or pass --source FILE"),
     ],
 )

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import serket
 from serket.cli import app
 from serket.data import load
+from serket.data.tabletop import __main__ as recorder
 from serket.data.tabletop.bag import write_bag
 from serket.data.tabletop.compact import compact, streamed
 from serket.data.tabletop.record import episode
@@ -102,3 +103,13 @@ def test_the_recorder_refuses_a_bag_of_many_episodes():
         [sys.executable, "-m", "serket.data.tabletop", "--bag", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "add --episode N or --full N" in done.stderr
+
+
+def test_the_recorder_tells_small_files_in_kilobytes_and_writes_both(tmp_path, capsys, monkeypatch):
+    out, bag = tmp_path / "e.npz", tmp_path / "bag"
+    monkeypatch.setattr(recorder, "streamed", lambda *_: moments())
+    monkeypatch.setattr(sys, "argv", ["tabletop", "--episode", "1", "--out", str(out), "--bag", str(bag)])
+    recorder.main()
+    (of_bag, of_file) = capsys.readouterr().out.splitlines()
+    assert of_file == f"{out}: {out.stat().st_size / 1e3:.0f} kB" and of_bag.startswith(f"{bag}: ")
+    assert " 0" not in of_file + of_bag

@@ -21,10 +21,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     one = parser.add_mutually_exclusive_group()
     how = "ten pictures and summaries of forces and joints a second"
-    text = f"instead test episode N alone, as the graph tabletop reads a stream: {how}"
+    text = f"instead episode N of test objects alone, any N, as the graph tabletop reads a stream: {how}"
     one.add_argument("--episode", type=int, metavar="N", help=text)
-    one.add_argument("--full", type=int, metavar="N", help="instead test episode N alone, at full rate and size")
-    parser.add_argument("--bag", type=Path, metavar="FOLDER", help="an episode as a ROS 2 bag (mcap)")
+    one.add_argument(
+        "--full", type=int, metavar="N", help="instead episode N of test objects alone, at full rate and size"
+    )
+    parser.add_argument(
+        "--bag", type=Path, metavar="FOLDER", help="an episode as a ROS 2 bag (mcap); with --out both are written"
+    )
     parser.add_argument("--out", type=Path, help="an .npz file; tabletop.npz, if there is no --bag")
     told = parser.parse_args()
     number = told.full if told.episode is None else told.episode
@@ -47,7 +51,8 @@ def main() -> None:
         if path is not told.bag:
             np.savez_compressed(path, **arrays)
         files = path.iterdir() if path.is_dir() else [path]
-        print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+        size = sum(file.stat().st_size for file in files)
+        print(f"{path}: {size / 1e6:.1f} MB" if size >= 1e6 else f"{path}: {size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
