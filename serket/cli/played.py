@@ -51,8 +51,15 @@ def last_of(run: str) -> dict[str, Any]:
     """Return what was played last on a run.
 
     Raises:
-        DataError: nothing was, or it was live and not recorded, or the source is not what it was.
+        DataError: nothing was, it was not on a run directory, it was live and not recorded, or the source has changed.
     """
+    if not Path(run).is_dir():
+        raise DataError(
+            "a graph keeps nothing of what was streamed",
+            where=run,
+            expected="a run directory, in which stream keeps what it played",
+            fix=f"serket replay {run} --source FILE",
+        )
     last = Path(run) / LAST
     if not last.is_file():
         raise DataError(

@@ -53,7 +53,7 @@ def stream(
     topic: TopicOpt = None,
     sink: Annotated[
         Path | None,
-        typer.Option("--sink", help="Beliefs and health: x.jsonl, a line per set; ros2; or else a new ROS 2 bag."),
+        typer.Option("--sink", help="Beliefs and health: a new x.jsonl, a line per set; ros2; or a new ROS 2 bag."),
     ] = None,
     rate: Annotated[str, typer.Option("--rate", help="1.0: as it was received; max: as fast as can be.")] = "max",
     wait: Annotated[float, typer.Option("--wait", min=0.0, help="Live: seconds to wait for who publishes.")] = 10.0,
@@ -87,10 +87,12 @@ def stream(
 
 def replay(
     run: RunArg,
-    source: Annotated[str | None, typer.Option("--source", help="What to play; else what was played last.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="What to play; else what was played last on this run directory.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Beliefs and health: a file x.jsonl, a line per set, or else a new ROS 2 bag."),
+        typer.Option("--out", help="Beliefs and health: a new x.jsonl, a line per set, or else a new ROS 2 bag."),
     ] = None,
     hz: HzOpt = None,
     sequence: SequenceOpt = None,
@@ -215,12 +217,16 @@ def _observations(
 
 
 def _sink(out: Path, stack: ExitStack) -> Sink:
-    """Open a sink: lines of JSON in a file that ends in .jsonl, else a ROS 2 bag."""
+    """Open a sink: lines of JSON in a new file that ends in .jsonl or .json, else a new ROS 2 bag."""
     from serket.store.files import naming
     from serket.stream.sinks import BagSink, JsonLines
 
     if out.suffix not in (".json", ".jsonl"):
         return stack.enter_context(BagSink(out))
+    if out.is_file():
+        fix = "remove it, or choose another name"
+        raise DataError("beliefs would replace what stands there", where=str(out), fix=fix)
+    stack.push(lambda kind, *_: out.unlink() if kind and out.is_file() and not out.stat().st_size else None)
     with naming(out):
         return JsonLines(stack.enter_context(out.open("w", encoding="utf-8")))
 

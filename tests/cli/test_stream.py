@@ -182,7 +182,27 @@ def test_most_of_a_sensor_lost_is_told(run, tmp_path):
 
 def test_nothing_to_replay(tmp_path):
     done = serket("replay", "tracking")
-    assert "nothing was streamed yet" in str(done.exception)
+    assert "a graph keeps nothing of what was streamed" in str(done.exception)
+    assert "serket replay tracking --source FILE" in str(done.exception)
+    assert serket("replay", "tracking", *PLAY).exit_code == 0
+    fresh = tmp_path / "fresh"
+    assert serket("run", "tracking", "--out", fresh, "--quiet").exit_code == 0
+    assert "nothing was streamed yet" in str(serket("replay", fresh).exception)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_beliefs_replace_nothing(run, tmp_path, ending):
+    out = tmp_path / f"beliefs.{ending}"
+    assert serket("stream", run, "--source", "tracking", "--sink", out).exit_code != 0
+    assert not out.exists(), "of a mistake nothing is left that stands in the way"
+    assert serket("stream", run, *PLAY, "--sink", out).exit_code == 0
+    lines = out.read_bytes()
+    assert len([json.loads(line) for line in lines.splitlines()]) == 60
+    for again in (["stream", run, *PLAY, "--sink", out], ["replay", run, "--out", out]):
+        done = serket(*again)
+        assert "beliefs would replace what stands there" in str(done.exception)
+        assert "remove it, or choose another name" in str(done.exception)
+    assert out.read_bytes() == lines
 
 
 def test_bags_in_and_out(run, tmp_path):

@@ -104,3 +104,15 @@ def test_without_mujoco_the_error_names_the_extra():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "serket-perception[sim]" in told
+
+
+def test_what_is_written_is_named_as_numpy_does(tmp_path, monkeypatch, capsys):
+    from serket.data.tabletop import __main__ as recorder
+
+    monkeypatch.setattr(recorder, "streamed", lambda seed, number: {"camera": np.zeros(3)})
+    for name in ("e3", "e4.npz", "e5.2"):
+        out = tmp_path / name
+        monkeypatch.setattr(sys, "argv", ["tabletop", "--episode", "3", "--out", str(out)])
+        recorder.main()
+        kept = out if name == "e4.npz" else tmp_path / f"{name}.npz"
+        assert kept.is_file() and f"{kept}: " in capsys.readouterr().out

@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 
 def played(run, source, folder, *options):
-    out = folder / "out.jsonl"
+    out = folder / f"out{len([*folder.glob('*.jsonl')])}.jsonl"
     done = CliRunner().invoke(
         app, ["stream", str(run), "--source", str(source), "--sink", str(out), "--json", *options]
     )

@@ -47,7 +47,10 @@ def main() -> None:
             write_bag(told.bag, arrays)
     except SerketError as error:
         parser.exit(2, f"error: {error}\n")
-    for path in filter(None, (told.bag, told.out or (None if told.bag else Path("tabletop.npz")))):
+    out: Path | None = told.out or (None if told.bag else Path("tabletop.npz"))
+    if out is not None and out.suffix != ".npz":  # as numpy has it
+        out = out.with_name(f"{out.name}.npz")
+    for path in filter(None, (told.bag, out)):
         if path is not told.bag:
             np.savez_compressed(path, **arrays)
         files = path.iterdir() if path.is_dir() else [path]
