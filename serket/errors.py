@@ -15,6 +15,7 @@ __all__ = [
     "ShapeError",
     "StateError",
     "listed",
+    "not_installed",
     "suggestion",
 ]
 
@@ -78,6 +79,11 @@ class ConvergenceWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Rows were set aside, masks widened, or something that was asked for is not there; the text says which."""
+
+
+def not_installed(problem: str, extra: str) -> SerketError:
+    """Return the error of a package that only an extra installs."""
+    return SerketError(problem, found="it is not installed", fix=f"pip install 'serket-perception[{extra}]'")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from serket.errors import DataError, SerketError
+from serket.errors import DataError, not_installed
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -37,11 +37,7 @@ def typestore() -> Typestore:
     try:
         from rosbags.typesys import Stores, get_types_from_msg, get_typestore
     except ImportError:
-        raise SerketError(
-            "ROS 2 messages need the package rosbags",
-            found="it is not installed",
-            fix="pip install 'serket-perception[ros]'",
-        ) from None
+        raise not_installed("ROS 2 messages need the package rosbags", "ros") from None
     store = get_typestore(Stores.ROS2_JAZZY)
     for name, definition in AUDIO.items():
         store.register(get_types_from_msg(definition, name))

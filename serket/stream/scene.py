@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from serket.errors import DataError, SerketError
+from serket.errors import DataError, not_installed
 from serket.messages import Categorical, Message, projected
 from serket.stream.health import Level
 from serket.stream.observation import Observation
@@ -51,11 +51,7 @@ class Scene:
         try:
             import rerun
         except ImportError:
-            raise SerketError(
-                "a Rerun recording needs the package rerun-sdk",
-                found="it is not installed",
-                fix="pip install 'serket-perception[rerun]'",
-            ) from None
+            raise not_installed("a Rerun recording needs the package rerun-sdk", "rerun") from None
         self._rr: Any = rerun
         self._intakes = pipeline.intakes
         self._dates: bool | None = None

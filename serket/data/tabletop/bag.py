@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serket.data.tabletop.scene import JOINTS
-from serket.errors import DataError, SerketError
+from serket.errors import DataError, not_installed
 
 __all__ = ["write_bag"]
 
@@ -35,11 +35,7 @@ def write_bag(path: str | Path, arrays: Mapping[str, Any]) -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
         from rosbags.typesys import Stores, get_typestore
     except ImportError:
-        raise SerketError(
-            "a ROS 2 bag needs the package rosbags",
-            found="it is not installed",
-            fix="pip install 'serket-perception[ros]'",
-        ) from None
+        raise not_installed("a ROS 2 bag needs the package rosbags", "ros") from None
     store = get_typestore(Stores.ROS2_JAZZY)
     order = [(int(stamp), key, row) for key in KEYS for row, stamp in enumerate(arrays[f"{key}_stamp_ns"])]
     try:

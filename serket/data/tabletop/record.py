@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serket.data.tabletop.objects import CATEGORIES, draw
 from serket.data.tabletop.scene import scene
-from serket.errors import SerketError
+from serket.errors import not_installed
 
 __all__ = ["EPISODE_S", "episode"]
 
@@ -50,9 +50,7 @@ def episode(seed: int, number: int, *, test: bool = False, frames: Collection[in
     try:
         import mujoco
     except ImportError:
-        raise SerketError(
-            "recording needs MuJoCo", found="no package 'mujoco'", fix="pip install 'serket-perception[sim]'"
-        ) from None
+        raise not_installed("recording needs the package mujoco", "sim") from None
     rng = np.random.default_rng([seed, number, test])
     label = number % len(CATEGORIES)
     model = mujoco.MjModel.from_xml_string(scene(draw(label, test, rng)))
