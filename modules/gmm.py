@@ -190,9 +190,9 @@ class GaussianMixture:
         scores = fitted.scores(inbox, evidence)  # (S, rows, K)
         logits = log_mean(scores)
         joint = (scores + component.logits).logsumexp(-1)
-        log_evidence = log_mean(joint)
+        log_evidence, draws = log_mean(joint), joint.shape[0]
         share = torch.where(log_evidence.isfinite(), joint - log_evidence, 0.0).exp()
-        error = (share - 1).square().sum(0).sqrt() / max(1.0, math.sqrt(len(share) * (len(share) - 1)))
+        error = (share - 1).square().sum(0).sqrt() / max(1.0, math.sqrt(draws * (draws - 1)))
         messages: dict[str, Message] = {}
         asked = frozenset(self.ports) if ports is None else ports
         if "component" in asked:

@@ -67,8 +67,10 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whitened:
-    """What integrals need of covariances: F, F' F = Sigma^-1 ``(C, K, D, D)``, and log det F ``(C, K)``."""
+    """What integrals need of a mixture, an axis for rows in it: mu ``(C, K, 1, D)``, F with F' F = Sigma^-1
+    ``(C, K, D, D)``, Sigma^-1 ``(C, K, 1, D, D)``, log det F ``(C, K, 1)``."""
 
+    means: Tensor
     factor: Tensor
     inverse: Tensor
     log_det: Tensor
@@ -77,7 +79,8 @@ class Whitened:
     def of(cls, mixture: Mixture) -> Self:
         """Invert the covariances of a mixture."""
         factor = mixture.whitening()
-        return cls(factor, factor.mT @ factor, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+        inverse, log_det = factor.mT @ factor, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return cls(mixture.means.unsqueeze(-2), factor, inverse.unsqueeze(-3), log_det.unsqueeze(-1))
 
 
 def log_density(mixture: Mixture, points: Tensor) -> Tensor:
@@ -106,8 +109,7 @@ def log_integral(mixture: Mixture, info: Tensor, precision: Tensor, whitened: Wh
     Raises:
         MessageError: Sigma_k^-1 + Lambda_n is not positive definite.
     """
-    whitened = whitened or Whitened.of(mixture)
-    whiten, inverse, log_det = whitened.factor, whitened.inverse.unsqueeze(-3), whitened.log_det.unsqueeze(-1)
+    known = whitened or Whitened.of(mixture)
     width = mixture.means.numel() * (1 if precision.shape[-3] == 1 else info.shape[-1])
     parts = []
     for rows in blocks(info.shape[-2], width):
@@ -115,23 +117,22 @@ def log_integral(mixture: Mixture, info: Tensor, precision: Tensor, whitened: Wh
         middle = centre(eta, message)
         constant = ((eta + middle) * middle).sum(-1).unsqueeze(-2) / 2
         middle = middle.unsqueeze(-3)
-        white = (mixture.means.unsqueeze(-2) - middle) @ whiten.mT
-        factor = factored(inverse + message.unsqueeze(-4))
-        pull = solve(factor, white @ whiten + middle)
-        log_ratio = log_det - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        white = (known.means - middle) @ known.factor.mT
+        factor = factored(known.inverse + message.unsqueeze(-4))
+        pull = solve(factor, white @ known.factor + middle)
+        log_ratio = known.log_det - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         parts.append((pull.square().sum(-1) - white.square().sum(-1)) / 2 + log_ratio + constant)
-    return torch.cat(parts, -1).mT
+    return (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).mT
 
 
 def in_units(info: Tensor, precision: Tensor, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Express messages over z as messages over u = (z - location) / scale."""
-    shift = (precision @ location.unsqueeze(-1)).squeeze(-1)
-    return scale * (info - shift), scale.unsqueeze(-1) * precision * scale
+    return scale * (info - precision @ location), scale.unsqueeze(-1) * precision * scale
 
 
 def shared(precision: Tensor) -> Tensor:
     """Return ``(1, D, D)`` if all rows hold the same matrix, else the precision ``(N, D, D)`` as it is."""
-    return precision[:1] if len(precision) > 1 and bool((precision == precision[:1]).all()) else precision
+    return precision[:1] if precision.shape[0] > 1 and bool((precision == precision[:1]).all()) else precision
 
 
 def blocks(rows: int, width: int) -> list[slice]:
@@ -142,7 +143,7 @@ def blocks(rows: int, width: int) -> list[slice]:
 
 def centre(info: Tensor, precision: Tensor) -> Tensor:
     """Posterior means under N(0, I): (Lambda + I)^-1 eta."""
-    factor = factored(precision + torch.eye(info.shape[-1]).to(info))
+    factor = factored(precision + torch.eye(info.shape[-1], dtype=info.dtype, device=info.device))
     half = solve(factor, info)
     return solve(factor, half, transpose=True)
 

@@ -21,8 +21,7 @@ Optimiser = Literal["adam", "adamw", "sgd"]
 def layers(weights: Mapping[str, Tensor], net: str, x: Tensor, count: int) -> Tensor:
     """Apply linear layers with rectifiers between them."""
     for layer in range(count):
-        x = F.linear(x, weights[f"{net}.{layer}.weight"], weights[f"{net}.{layer}.bias"])
-        x = F.relu(x) if layer < count - 1 else x
+        x = F.linear(x if layer == 0 else x.relu(), weights[f"{net}.{layer}.weight"], weights[f"{net}.{layer}.bias"])
     return x
 
 

@@ -47,28 +47,32 @@ class Fitted:
 
     def scores(self, inbox: Mapping[str, Message], evidence: Evidence) -> Tensor:
         """Log-likelihood of each row's evidence per draw and component, ``(S, rows, K)``; zeros where there is none."""
-        scores = self.location.new_zeros(len(self.kept.means), len(evidence), self.kept.means.shape[1])
+        draws, components, _ = self.kept.means.shape
         if "observation" in inbox:
             message = cast(Gaussian, inbox["observation"])
             self.fits(message.size, "observation")
-            rows = ~message.is_vacuous()
-            if bool(rows.all()):
+            vacuous = message.is_vacuous()
+            if not bool(vacuous.any()):
                 return self._integrals(message)
-            scores[:, rows] = self._integrals(message[rows])
+            rows = ~vacuous
+            told = self._integrals(message[rows])
         elif evidence.values is not None:
             self.fits(evidence.values.shape[-1], "data")
             rows = complete(evidence)
             points = (evidence.values[rows].to(self.location) - self.location) / self.scale
             parts = [log_density(self.kept, points[some]) for some in blocks(len(points), self.kept.means.numel())]
-            scores[:, rows] = torch.cat(parts, 1) - self.scale.log().sum()
+            told = torch.cat(parts, 1) - self.scale.log().sum()
+        else:
+            return self.location.new_zeros(draws, len(evidence), components)
+        scores = self.location.new_zeros(draws, len(evidence), components)
+        scores[:, rows] = told
         return scores
 
     def _integrals(self, message: Gaussian) -> Tensor:
         """Log of the integral of each component times each row's message, ``(S, rows, K)``."""
         message = message.full()
         info, precision = in_units(message.info, message.precision, self.location, self.scale)
-        shift = (message.precision @ self.location.unsqueeze(-1)).squeeze(-1)
-        constant = (self.location * (message.info - shift / 2)).sum(-1)  # log m(location)
+        constant = (self.location * (message.info + info / self.scale)).sum(-1) / 2  # log m(location)
         return log_integral(self.kept, info, shared(precision), self.whitened) + constant.unsqueeze(-1)
 
     def projected(self, log_probs: Tensor) -> Gaussian:
@@ -136,7 +140,7 @@ class Fitted:
 
     def fits(self, found: int, where: str) -> None:
         """Raise ShapeError unless a size is the fitted one."""
-        if found != len(self.location):
+        if found != self.location.shape[0]:
             expected = str(len(self.location))
             raise ShapeError("not the size this gmm was fitted on", where=where, expected=expected, found=str(found))
 
@@ -148,4 +152,4 @@ class Fitted:
 
 def log_mean(scores: Tensor) -> Tensor:
     """Log of the mean of exp, over draws."""
-    return scores.logsumexp(0) - math.log(len(scores))
+    return scores.logsumexp(0) - math.log(scores.shape[0])

@@ -75,6 +75,7 @@ class VAE:
         self.variance = None if variance == "learnt" else variance
         self.likelihood = LIKELIHOODS[likelihood]
         self.weights: dict[str, Tensor] = {}
+        self._cast: tuple[Mapping[str, Tensor], object, dict[str, Tensor]] | None = None  # weights as last asked for
 
     def infer(
         self,
@@ -91,7 +92,6 @@ class VAE:
             MessageError: there are data, but the module was never fitted.
         """
         above = cast(Gaussian, inbox["latent"])
-        potential = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device)
         # Before the rest of the graph has spoken the inbox is improper: there is no evidence yet to compute.
         proper = above.is_proper()
         judged = bool(proper.any())
@@ -101,9 +101,10 @@ class VAE:
             weights = self._weights(above)
             values = self._checked(evidence.values.to(above.dtype))
             inputs = self.likelihood.inputs(values, weights)
-            told = self._encode(weights, inputs)
+            info, precision = self._natural(weights, inputs)
             if (speaks := weights.get("speaks")) is not None:
-                told = Gaussian(told.info * speaks, told.precision * speaks)
+                info, precision = info * speaks, precision * speaks
+            told = Gaussian(info, precision)
             potential = told if seen == len(evidence) else told.mask(evidence.present)
             if judged:
                 shape = (self.evidence_draws, self.size)
@@ -111,6 +112,8 @@ class VAE:
                 cavity = Cavity.of(above.where(proper, self._standard(above)))
                 bound = self._elbo(weights, inputs, potential, cavity, draws)
                 log_evidence = log_evidence + torch.where(evidence.present & proper, bound, 0.0)
+        else:
+            potential = Gaussian.vacuous((len(evidence),), self.size, dtype=above.dtype, device=above.device)
         asked = ports is None or "latent" in ports
         return Reply({"latent": potential} if asked else {}, log_evidence=log_evidence, bound="lower")
 
@@ -202,7 +205,7 @@ class VAE:
             held_out=held_out,
         )
         self.weights = {**constants, **best}
-        self.weights["speaks"] = self._speaks(inputs)
+        self.weights = {**self.weights, "speaks": self._speaks(inputs)}
         return report
 
     def state(self) -> Mapping[str, Tensor]:
@@ -243,9 +246,12 @@ class VAE:
         decoded = self._decode(weights, latent)
         return self.likelihood.log_prob(decoded, inputs, weights).mean(0) - divergence
 
-    def _encode(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Gaussian:
+    def _natural(self, weights: Mapping[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
         info, raw = layers(weights, "encoder", inputs, len(self.hidden) + 1).chunk(2, -1)
-        return Gaussian(info, F.softplus(raw))
+        return info, F.softplus(raw)
+
+    def _encode(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Gaussian:
+        return Gaussian(*self._natural(weights, inputs))
 
     def _decode(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
         return layers(weights, "decoder", latent, len(self.hidden) + 1)
@@ -279,9 +285,10 @@ class VAE:
 
     def _weights(self, like: Gaussian) -> dict[str, Tensor]:
         """Return the state in the type and on the device of a message."""
-        dtype, device, fitted = like.dtype, like.device, self._fitted()
-        alike = all(value.dtype == dtype and value.device == device for value in fitted.values())
-        return fitted if alike else {name: value.to(device, dtype) for name, value in fitted.items()}
+        fitted, key = self._fitted(), (like.dtype, like.device)
+        if self._cast is None or self._cast[0] is not fitted or self._cast[1] != key:
+            self._cast = fitted, key, {name: value.to(like.device, like.dtype) for name, value in fitted.items()}
+        return self._cast[2]
 
     def _checked(self, values: Tensor) -> Tensor:
         width = self.weights["location"].shape[0]

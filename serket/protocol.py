@@ -106,7 +106,7 @@ class Evidence:
         return cls(row_id, None, torch.zeros(rows, dtype=torch.bool, device=device), sequence)
 
     def __len__(self) -> int:
-        return len(self.row_id)
+        return self.row_id.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> Evidence:
         values = None if self.values is None else self.values[rows]

@@ -15,6 +15,8 @@ from serket.protocol import Bound
 
 __all__ = ["Result", "stacked"]
 
+OVER_VECTORS = (Gaussian, Atoms)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Result(Mapping[str, Message]):
@@ -105,9 +107,10 @@ def stacked(parts: Sequence[Message]) -> Message:
     """Put messages of consecutive rows together; diagonal ones stay diagonal."""
     if len(parts) == 1:
         return parts[0]
-    over_vectors = [part for part in parts if isinstance(part, Gaussian | Atoms)]
-    same: Sequence[Message] = alike(over_vectors) if over_vectors else parts
-    return type(same[0])(**{name: torch.cat([part.tensors()[name] for part in same]) for name in same[0].tensors()})
+    if isinstance(parts[0], OVER_VECTORS):
+        parts = alike(cast(Sequence[Gaussian | Atoms], parts))
+    names = parts[0].tensors()
+    return type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def _joined_info(parts: Sequence[Tensor | float | None]) -> Tensor | float:

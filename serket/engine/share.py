@@ -8,23 +8,26 @@ from collections.abc import Sequence
 from serket.engine.result import stacked
 from serket.messages import Message
 
-__all__ = ["gains", "least_ratio"]
+__all__ = ["weighed"]
 
 
-def gains(belief: Message, cavities: Sequence[Message]) -> list[float]:
-    """Return KL(belief || cavity) of each cavity, nats; 0 where it is not finite. One row each."""
-    told = belief.expand(len(cavities)).kl(stacked(cavities)).tolist()
-    return [nats if math.isfinite(nats) else 0.0 for nats in told]
+def weighed(
+    belief: Message, cavities: Sequence[Message], messages: Sequence[Message], prior: Message | None
+) -> tuple[list[float], float]:
+    """Return what each message has added to a belief, and how far the messages contradict one another, in nats.
 
-
-def least_ratio(belief: Message, cavities: Sequence[Message], messages: Sequence[Message], prior: Message) -> float:
-    """Return min_a [log int b - log int n_a] - [log int p m_a - log int p], nats, of the finite ones, else +inf.
-
-    With belief b, cavities n_a, messages m_a, and p the belief without any evidence, one row each; one factorisation of
-    them all.
+    With belief b, cavities n_a, messages m_a, and p the belief without any evidence, one row each, stacked so that one
+    factorisation serves all: KL(b || n_a), 0 where it is not finite; and, of the finite ones,
+    min_a [log int b - log int n_a] - [log int p m_a - log int p], +inf if there is none or no p.
     """
-    alone = [prior * message for message in messages]
-    whole, blank, *rest = stacked([belief, prior, *cavities, *alone]).log_z().tolist()
-    pairs = zip(rest[: len(alone)], rest[len(alone) :], strict=True)
+    alone = [prior * message for message in messages] if prior is not None else []
+    rows = stacked([*cavities, belief, *alone, *([] if prior is None else [prior])])
+    count = len(cavities)
+    gained = [nats if math.isfinite(nats) else 0.0 for nats in belief.kl(rows[:count]).tolist()]
+    if prior is None:
+        return gained, math.inf
+    log_z = rows.log_z().tolist()
+    whole, blank = log_z[count], log_z[-1]
+    pairs = zip(log_z[:count], log_z[count + 1 : -1], strict=True)
     ratios = [whole - without - (by_itself - blank) for without, by_itself in pairs]
-    return min((ratio for ratio in ratios if math.isfinite(ratio)), default=math.inf)
+    return gained, min((ratio for ratio in ratios if math.isfinite(ratio)), default=math.inf)

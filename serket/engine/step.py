@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import mul
 from typing import Any, Literal, cast
 
 import torch
@@ -18,7 +16,7 @@ from serket.engine.gate import check_gate, deviations
 from serket.engine.inference import Inference
 from serket.engine.plan import Call, Edge, Plan, behind, plan
 from serket.engine.reading import Layout, Readings
-from serket.engine.share import gains, least_ratio
+from serket.engine.share import weighed
 from serket.errors import DataError, MessageError, SerketError
 from serket.graph.graph import Graph
 from serket.messages import Message, projected
@@ -89,6 +87,7 @@ class Stepper:
         for name in self.gates:
             check_gate(self.plan, graph, name)
         self._generators = {name: seeded(seed, name, device=device) for name in modules}
+        self._variable = {edge: variable for variable, edges in self.plan.edges.items() for edge in edges}
         self._leaves = {sensor.node for sensor in self.plan.sensors.values() if sensor.port}
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._seen = torch.ones(1, dtype=torch.bool, device=device)
@@ -132,20 +131,28 @@ class Stepper:
             del said[edge]
             messages = self._pass(said, evidence, priors, failed, seconds)
         beliefs = {name: self._fold(name, messages, priors) for name in self.plan.edges}
-        doubts = {behind(self.graph, edge): honest for edge, honest in self._honest.items() if honest < 0.5}
-        doubted = {name: honest for name, honest in doubts.items() if name in readings or name in self.graph.variables}
+        doubted = self._doubted(readings) if self._honest else {}
         contribution, conflict = self._weigh(messages, said, evidence, priors, beliefs)
-        after = {}
-        for name, (port, variable) in self.plan.filters.items():
-            module = cast(Filters, self.modules[name])
-            said_now = self._fold(variable, messages, {})
-            after[name] = module.updated(carried[name], {port: projected(said_now)}) if said_now else carried[name]
-        self.state = Carried(after, row_ns)
+        self.state = Carried(self._told_on(messages, carried), row_ns)
         return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond, doubted)
 
     def start_anew(self) -> None:
         """Let time go on from the next set, whatever its clock says: it is the next row."""
         self.state = Carried(self.state.filters)
+
+    def _told_on(self, messages: Mapping[Edge, Message], carried: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the past says after this set, by module over time."""
+        after = {}
+        for name, (port, variable) in self.plan.filters.items():
+            said = self._fold(variable, messages, {})
+            module = cast(Filters, self.modules[name])
+            after[name] = module.updated(carried[name], {port: projected(said)}) if said else carried[name]
+        return after
+
+    def _doubted(self, readings: Mapping[str, Any]) -> dict[str, float]:
+        """Return who is taken to lie, and how probably not; the variable where several speak of one view."""
+        doubts = {behind(self.graph, edge): honest for edge, honest in self._honest.items() if honest < 0.5}
+        return {name: honest for name, honest in doubts.items() if name in readings or name in self.graph.variables}
 
     def _priors(self, time_ns: int) -> tuple[Mapping[str, Message], dict[str, Any], int]:
         """Return the priors of this set, what they were told from, and the time of its row."""
@@ -174,7 +181,6 @@ class Stepper:
     ) -> None:
         """Let a sensor's module answer its reading; where it hears others too, keep the reading for its turn."""
         sensor = self.plan.sensors[key]
-        last = self._last.get(key)
         if sensor.node in self._embeds:
             tensor = self._embedded(key, sensor.node, values, failed, seconds)
             if tensor is None:
@@ -186,7 +192,8 @@ class Stepper:
             evidence[sensor.node] = one
             return
         edge = sensor.node, sensor.port
-        if age is not None and last is not None and last[0] is values:
+        last = None if age is None else self._last.get(key)
+        if last is not None and last[0] is values:
             message: Message | None = last[1]
         else:
             inbox = {sensor.port: self.plan.vacuous[edge]}
@@ -194,8 +201,7 @@ class Stepper:
             if message is not None and self._tau is not None:
                 self._last[key] = values, message
         if message is not None:
-            fading = math.exp(-age / self._tau) if age is not None and self._tau is not None else 1.0
-            said[edge] = message if fading == 1.0 else message**fading
+            said[edge] = message if not age or self._tau is None else message ** math.exp(-age / self._tau)
 
     def _embedded(
         self, key: str, name: str, values: Any, failed: dict[str, str], seconds: dict[str, float]
@@ -228,12 +234,13 @@ class Stepper:
         if self.plan.tree:
             spoke = {node for node, _ in said} | evidence.keys() | self.plan.filters.keys()
             for call in self.plan.calls:
-                still = [(call.node, port) for port in call.ports if not self.plan.hears[call.node, port] & spoke]
-                known = {edge: self._still[edge] for edge in still if edge in self._still}
-                messages |= known
-                if asked := call.ports - {port for _, port in known}:
+                still = [(call.node, port) for port in call.ports if self.plan.hears[call.node, port].isdisjoint(spoke)]
+                known = [edge for edge in still if edge in self._still]
+                for edge in known:
+                    messages[edge] = self._still[edge]
+                if asked := call.ports - {port for _, port in known} if known else call.ports:
                     self._call(call, asked, messages, evidence, priors, failed, seconds)
-                    if not failed and not self._tilted:
+                    if still and not failed and not self._tilted:
                         self._still |= {edge: messages[edge] for edge in still}
             return messages
         messages = {**self._warm, **said}
@@ -281,18 +288,18 @@ class Stepper:
         evidence: Evidence,
         failed: dict[str, str],
         seconds: dict[str, float],
-    ) -> dict[str, Message]:
+    ) -> Mapping[str, Message]:
         """Call a module and return what it says; nothing where it fails and may."""
         start = time.perf_counter()
-        module, key = self.modules[name], self.graph.nodes[name].data or name
+        module = self.modules[name]
         try:
             with blamed(name, module):
                 reply = module.infer(inbox, evidence, generator=self._generators[name], ports=ports)
             if reply.tilted and not self._tilted:
                 self._tilted, self._still = True, {}
-            messages = dict(reply.messages)
+            messages: Mapping[str, Message] = reply.messages
             if "widened" in reply.info and (power := float(reply.info["widened"])) < 1:
-                self._beyond[key] = power
+                self._beyond[self._key(name)] = power
             for told, honest in reply.info.items():
                 if told.startswith("honest."):
                     self._honest[name, told.removeprefix("honest.")] = float(honest)
@@ -303,6 +310,7 @@ class Stepper:
                 if not _finite(message):
                     raise MessageError("the message is not finite", where=f"{name}.{port}")
         except Exception as error:
+            key = self._key(name)
             if self.on_error.get(key, "fail") == "fail":
                 raise
             failed[key] = _told(error)
@@ -310,8 +318,12 @@ class Stepper:
             return {}
         finally:
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-        powers = self._exponents[name]
-        return {p: m ** powers[p] if p in powers else m for p, m in messages.items()} if powers else messages
+        if powers := self._exponents[name]:
+            return {p: m ** powers[p] if p in powers else m for p, m in messages.items()}
+        return messages
+
+    def _key(self, name: str) -> str:
+        return self.graph.nodes[name].data or name
 
     def _restart(self, name: str, key: str) -> None:
         if self.on_error[key] == "restart" and self._reload and self._restarts.get(name, 0) < MOST_RESTARTS:
@@ -327,11 +339,12 @@ class Stepper:
         skip: Edge | None = None,
     ) -> Any:
         """Multiply what is said at a variable, in file order; what says nothing is left out."""
-        told = [m for edge in self.plan.edges[variable] if edge != skip and (m := messages.get(edge)) is not None]
         prior = priors.get(variable)
-        if prior is None or (told and variable in self.plan.flat):
-            return reduce(mul, told) if told else None
-        return reduce(mul, told, prior)
+        product = None if variable in self.plan.flat else prior
+        for edge in self.plan.edges[variable]:
+            if edge != skip and (message := messages.get(edge)) is not None:
+                product = message if product is None else product * message
+        return prior if product is None else product
 
     def _farthest(
         self, messages: Mapping[Edge, Message], said: Mapping[Edge, Message], priors: Mapping[str, Message]
@@ -342,8 +355,7 @@ class Stepper:
             sensor = self.plan.sensors[key]
             edge = sensor.node, cast(str, sensor.port)
             if edge in said:
-                variable = self.graph.nodes[sensor.node].bindings[edge[1]]
-                away = deviations(said[edge], self._fold(variable, messages, priors, edge))
+                away = deviations(said[edge], self._fold(self._variable[edge], messages, priors, edge))
                 if away > gate and (worst is None or away > worst[1]):
                     worst = key, away, edge
         return worst
@@ -360,16 +372,17 @@ class Stepper:
         several = len(said) + len(evidence) > 1
         blank = self._blanks(priors) if several else {}
         by_variable: dict[str, list[Edge]] = {}
-        for name, port in said:
-            by_variable.setdefault(self.graph.nodes[name].bindings[port], []).append((name, port))
+        for edge in said:
+            by_variable.setdefault(self._variable[edge], []).append(edge)
         gained: dict[str, float] = {}
         conflict = math.inf
-        for variable, edges in by_variable.items():
-            belief, cavities = beliefs[variable], [self._fold(variable, messages, priors, edge) for edge in edges]
-            gained |= zip([name for name, _ in edges], gains(belief, cavities), strict=True)
-            if several:
-                prior = self._fold(variable, blank, priors)
-                conflict = min(conflict, least_ratio(belief, cavities, [said[edge] for edge in edges], prior))
+        with torch.inference_mode():  # faster, and of what is computed here only floats go on
+            for variable, edges in by_variable.items():
+                cavities = [self._fold(variable, messages, priors, edge) for edge in edges]
+                prior = self._fold(variable, blank, priors) if several else None
+                nats, least = weighed(beliefs[variable], cavities, [said[edge] for edge in edges], prior)
+                gained |= zip([name for name, _ in edges], nats, strict=True)
+                conflict = min(conflict, least)
         contribution = {key: gained[one.node] for key, one in self.plan.sensors.items() if one.node in gained}
         return contribution, conflict if math.isfinite(conflict) else 0.0
 
@@ -392,7 +405,7 @@ def _told(error: Exception) -> str:
 
 def _finite(message: Message) -> bool:
     """Tell whether nothing in a message is NaN or +inf; -inf is allowed where it is a structural zero."""
-    numbers = [values for values in message.tensors().values() if values.is_floating_point()]
-    if math.isfinite(sum(float(values.sum()) for values in numbers)):
+    numbers = [values for values in message.tensors().values() if values.dtype.is_floating_point]
+    if math.isfinite(sum([float(values.sum()) for values in numbers])):
         return True
     return math.isfinite(sum(float(values.clamp_min(-1e30).sum()) for values in numbers))

@@ -319,11 +319,11 @@ class Atoms(Compound):
 
 def alike(messages: Sequence[Atoms | Gaussian]) -> list[Any]:
     """Return messages over one variable as of one type, with tensors of the same shape: their rows can be mixed."""
+    if not all([message.precision.dim() == message.info.dim() for message in messages]):
+        messages = [message.full() for message in messages]
     kinds = {type(message) for message in messages if isinstance(message, Atoms)}
-    diagonal = all(message.precision.dim() == message.info.dim() for message in messages)
-    messages = [message if diagonal else message.full() for message in messages]
     if not kinds:
-        return messages
+        return list(messages)
     (kind, *more) = kinds
     as_points = [m if isinstance(m, Atoms) else kind.absent(m) for m in messages]
     if not more and not any("points" in m.tensors() for m in as_points):

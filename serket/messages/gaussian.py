@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import torch
@@ -15,7 +15,10 @@ from serket.messages.base import Compound, per_row
 __all__ = ["Gaussian"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+put = object.__setattr__  # of a frozen instance
+
+
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Gaussian:
     """The potential exp(eta' z - z' Lambda z / 2), one row per sample.
 
@@ -32,12 +35,18 @@ class Gaussian:
 
     info: Tensor
     precision: Tensor
+    diagonal: bool = field(init=False, repr=False)
+    """Whether the precision is held as its diagonal."""
 
-    def __post_init__(self) -> None:
-        eta, lam = self.info.shape, self.precision.shape
-        if lam != eta and lam != (*eta, *eta[-1:]):
+    def __init__(self, info: Tensor, precision: Tensor) -> None:
+        eta, lam = info.shape, precision.shape
+        diagonal = lam == eta
+        if not diagonal and (lam[:-1] != eta or lam[-1] != eta[-1]):
             expected = f"{tuple(eta)} (diagonal) or {(*eta, *eta[-1:])} (full)"
             raise ShapeError("precision does not fit the information vector", expected=expected, found=str(tuple(lam)))
+        put(self, "info", info)
+        put(self, "precision", precision)
+        put(self, "diagonal", diagonal)
 
     @classmethod
     def vacuous(
@@ -96,11 +105,6 @@ class Gaussian:
         """Where the parameters live."""
         return self.info.device
 
-    @property
-    def diagonal(self) -> bool:
-        """Whether the precision is held as its diagonal."""
-        return self.precision.dim() == self.info.dim()
-
     def full(self) -> Self:
         """Return the same message with its precision as a matrix."""
         return type(self)(self.info, torch.diag_embed(self.precision)) if self.diagonal else self
@@ -109,15 +113,15 @@ class Gaussian:
         """Multiply potentials: information vectors and precisions add; points take the Gaussian in as their factor."""
         if isinstance(other, Compound):
             return cast(Self, cast(Any, other).times(self))
-        a, b = self._alike(other)
-        return type(self)(a.info + b.info, a.precision + b.precision)
+        mine, theirs = self._precisions(other)
+        return type(self)(self.info + other.info, mine + theirs)
 
     def __truediv__(self, other: Self) -> Self:
         """Divide potentials: information vectors and precisions subtract; may be improper, never raises on values."""
         if isinstance(other, Compound):  # refuses, in rows with points
             return cast(Self, cast(Any, type(other)).absent(self) / other)
-        a, b = self._alike(other)
-        return type(self)(a.info - b.info, a.precision - b.precision)
+        mine, theirs = self._precisions(other)
+        return type(self)(self.info - other.info, mine - theirs)
 
     def __pow__(self, exponent: float | Tensor) -> Self:
         """Scale both natural parameters by one number, or by one per row."""
@@ -230,7 +234,7 @@ class Gaussian:
             return torch.where(proper.all(-1), (value + constant) / 2, math.inf)
         factor, regular = self._factored()
         half = torch.linalg.solve_triangular(factor, self.info.unsqueeze(-1), upper=False).squeeze(-1)
-        value = (half**2).sum(-1) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        value = half.square().sum(-1) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return torch.where(regular, (value + constant) / 2, math.inf)
 
     def kl(self, other: Self) -> Tensor:
@@ -258,7 +262,7 @@ class Gaussian:
             mixed = torch.linalg.solve_triangular(left, right, upper=False)
             dets = left.diagonal(dim1=-2, dim2=-1).log() - right.diagonal(dim1=-2, dim2=-1).log()
             pull = (right.mT @ gap).squeeze(-1)
-            value = ((mixed**2).sum((-2, -1)) + (pull**2).sum(-1) - self.size) / 2 + dets.sum(-1)
+            value = (mixed.square().sum((-2, -1)) + pull.square().sum(-1) - self.size) / 2 + dets.sum(-1)
         value = value.clamp_min(0.0)
         return torch.where(same, 0.0, torch.where(proper, value, math.inf))
 
@@ -312,11 +316,22 @@ class Gaussian:
         """Return ``info`` and ``precision``."""
         return {"info": self.info, "precision": self.precision}
 
-    def _alike(self, other: Self) -> tuple[Self, Self]:
-        if not isinstance(other, Gaussian) or self.size != other.size:
+    def _precisions(self, other: Self) -> tuple[Tensor, Tensor]:
+        """Return both precisions, as matrices unless both are diagonal."""
+        if not isinstance(other, Gaussian) or self.info.shape[-1] != other.info.shape[-1]:
             found = f"{type(other).__name__}({getattr(other, 'size', '?')})"
             raise MessageError("messages over different variables", expected=f"Gaussian({self.size})", found=found)
-        return (self, other) if self.diagonal == other.diagonal else (self.full(), other.full())
+        if self.diagonal == other.diagonal:
+            return self.precision, other.precision
+        if self.diagonal:
+            return torch.diag_embed(self.precision), other.precision
+        return self.precision, torch.diag_embed(other.precision)
+
+    def _alike(self, other: Self) -> tuple[Self, Self]:
+        mine, theirs = self._precisions(other)
+        if self.diagonal == other.diagonal:
+            return self, other
+        return type(self)(self.info, mine), type(self)(other.info, theirs)
 
     def _factored(self) -> tuple[Tensor, Tensor]:
         """Return L with Lambda = L L', for a full message, the identity in improper rows; and which rows are proper."""

@@ -149,6 +149,28 @@ def test_the_reply_is_a_potential():
     assert bool((replies[0].precision >= 0).all()) and replies[0].diagonal
 
 
+@pytest.mark.parametrize("change", ["load", "fit"])
+def test_weights_in_another_type_are_those_that_stand(change):
+    module, other = untrained(2), untrained(2, seed=9)
+    rows = Evidence.of(data("gaussian", ROWS))
+    inbox = {"latent": Gaussian.vacuous((ROWS,), 2, dtype=torch.float32)}  # the weights are in double precision
+
+    def said():
+        return module.infer(inbox, rows, generator=torch.Generator()).messages["latent"].info
+
+    before = said()
+    if change == "load":
+        module.load(other.state())
+    else:
+        own = Gaussian.vacuous((ROWS,), 2, dtype=torch.float64)
+        module.fit(rows, {"latent": own}, generator=torch.Generator().manual_seed(0), epochs=20, learning_rate=0.1)
+    after = said()
+    module.load({name: value.float() for name, value in module.state().items()})
+    assert before.dtype == torch.float32
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, said())
+
+
 def test_draws_belong_to_rows():
     """The ELBO of a row depends on its id, not on its place; another id gives other draws."""
     module, x = untrained(2), data("gaussian", 1).expand(4, WIDTH)
