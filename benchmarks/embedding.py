@@ -114,11 +114,12 @@ def peak(rows: int) -> dict[str, float]:
         encoder, before = Encoder(mlp(), "mlp", 1024), _owned()
         most = [before]
         data = load(Path(folder) / "d", ["x"])
+        loaded = _owned() - before
         cache = Cache(Path(folder) / "cache")
         seconds = timed(
             lambda: filled("encoder", encoder, data, "x", cache=cache, report=lambda *_: most.append(_owned()))
         )
-        return {"owned MB": max(most) - before, "rows/s": rows / seconds,
+        return {"owned MB": max(most) - before, "of it loading MB": loaded, "rows/s": rows / seconds,
                 "peak RSS MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}  # fmt: skip
 
 

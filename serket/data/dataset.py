@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from serket.data.hashing import blocks, content_hash, row_keys
+from serket.data.room import room
 from serket.errors import DataError, listed, suggestion
 from serket.protocol import Evidence
 
@@ -163,17 +164,14 @@ class Dataset:
         Each row is hashed once, and no more of an array is read than was asked for.
         """
         array, chosen = self.arrays[key], self.numbers(rows)
-        keys, known = self._row_keys.setdefault(
-            key, (np.zeros((self.rows, 2), dtype=np.uint64), np.zeros(self.rows, dtype=bool))
-        )
-        new = chosen[~known[chosen]]
+        keys = self._row_keys.setdefault(key, room((self.rows, 2)))
+        new = chosen[~keys[chosen].any(1)]  # no row has the key 0, or one of 2^128, which is then hashed again
         for part in blocks(np.broadcast_to(array[:1], (len(new), *array.shape[1:]))):
             keys[new[part]] = row_keys(array[new[part]])
-        known[new] = True
         return keys[chosen]
 
     @cached_property
-    def _row_keys(self) -> dict[str, tuple[Array, Array]]:
+    def _row_keys(self) -> dict[str, NDArray[np.uint64]]:
         return {}
 
     def numbers(self, rows: Rows | None = None) -> Array:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from serket.embedding.index import Index
 from serket.embedding.segments import SMALL_BYTES, keys_in, mapped, remove, write_segment
 from serket.errors import DataWarning
 
@@ -82,7 +83,7 @@ class Space:
     """Embeddings by row key. On disk: immutable files, named by their SHA-256, that many processes may add to.
 
     What two processes embed at once is written twice, and found once. A file that is not what its name says is removed,
-    with a warning, and its rows are embedded again; each is checked when it is first read. Index: 24 bytes a row.
+    with a warning, and its rows are embedded again; each is checked when it is first read.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -92,8 +93,8 @@ class Space:
         self._maps: dict[int, Array] = {}  # values of files that were read
         self._held: OrderedDict[int, Array] = OrderedDict()  # values without a file, the last used last
         self._bytes = 0  # of these
-        self._small: set[int] = set()
-        self._runs: list[tuple[Array, Array, Array]] = []  # heads in order, tails, places: segment << 32 | row
+        self._small: dict[int, Array] = {}  # their keys
+        self._index = Index(folder)
         self._scanned: int | None = None
 
     def scan(self) -> None:
@@ -108,26 +109,26 @@ class Space:
                 self._drop({number for number, path in self._files.items() if path not in there})
                 for path in sorted(there - set(self._files.values())):
                     if (found := keys_in(path)) is not None:
-                        self._files[self._index(found[0], found[1] < SMALL_BYTES)] = path
+                        self._files[self._taken(found[0], found[1] < SMALL_BYTES)] = path
                 self._scanned = changed
         if len(self._small) > MOST_SMALL:
             self._merge()
 
     def get(self, keys: Array) -> tuple[Array | None, Array]:
         """Return the embeddings of row keys ``(n, 2)``: ``(n, E)``, and which are there ``(n,)``; None if none is."""
-        places = self._find(keys)
-        found = places >= 0
-        parts = {number: self._segment(number) for number in np.unique(places[found] >> 32).tolist()}
+        segments, rows = self._index.find(keys)
+        found = segments >= 0
+        parts = {number: self._segment(number) for number in np.unique(segments[found]).tolist()}
         if dead := {number for number, part in parts.items() if part is None}:
             self._drop(dead)
             return self.get(keys)
         values: Array | None = None
         for number, part in parts.items():
             assert part is not None
-            mine = found & (places >> 32 == number)
+            mine = segments == number
             if values is None:
                 values = np.zeros((len(keys), part.shape[1]), dtype=part.dtype)
-            values[mine] = part[places[mine] & 0xFFFFFFFF]
+            values[mine] = part[rows[mine]]
         return values, found
 
     def put(self, keys: Array, values: Array) -> None:
@@ -141,77 +142,59 @@ class Space:
                 text = f"embeddings are kept in memory only: {self.folder} cannot be written ({error.strerror})"
                 warnings.warn(f"{text}; set {VARIABLE} to another folder, or to off", DataWarning, stacklevel=2)
                 self.folder = None
-        number = self._index(keys, values.nbytes < SMALL_BYTES)
+        number = self._taken(keys, values.nbytes < SMALL_BYTES)
         if path is not None:  # what is on disk is read when it is asked for again: the heap stays flat meanwhile
             self._files[number] = path
-            return
-        self._held[number] = values
-        self._bytes += values.nbytes
-        while self._bytes > ALONE_BYTES and len(self._held) > 1:
-            self._drop({next(iter(self._held))})
+        else:
+            self._held[number] = values
+            self._bytes += values.nbytes
+            while self._bytes > ALONE_BYTES and len(self._held) > 1:
+                self._drop({next(iter(self._held))})
+        if len(self._small) > MOST_SMALL:
+            self._merge()
 
-    def _index(self, keys: Array, small: bool) -> int:
+    def _taken(self, keys: Array, small: bool) -> int:
         number = self._count
         self._count += 1
         if small:
-            self._small.add(number)
-        order = np.argsort(keys[:, 0], kind="stable")
-        run = keys[order, 0], keys[order, 1], (number << 32) | order
-        # Runs grow by powers of two: there are few of them, however many segments there are.
-        while self._runs and len(self._runs[-1][0]) <= 2 * len(run[0]):
-            both = [np.concatenate(parts) for parts in zip(run, self._runs.pop(), strict=True)]  # the newest is found
-            order = np.argsort(both[0], kind="stable")
-            run = both[0][order], both[1][order], both[2][order]
-        self._runs.append(run)
+            self._small[number] = keys
+        self._index.add(keys, number)
         return number
-
-    def _find(self, keys: Array) -> Array:
-        """Return the places of keys, -1 where there is none. Two keys with one head are not told apart, but refused."""
-        places = np.full(len(keys), -1, dtype=np.int64)
-        for heads, tails, where in self._runs:
-            at = np.searchsorted(heads, keys[:, 0]).clip(max=len(heads) - 1)
-            hit = (heads[at] == keys[:, 0]) & (tails[at] == keys[:, 1])
-            places[hit] = where[at[hit]]
-        return places
 
     def _segment(self, number: int) -> Array | None:
         if number in self._held:
             self._held.move_to_end(number)
             return self._held[number]
-        if number not in self._maps and (values := mapped(self._files[number])) is not None:
+        if number in self._files and number not in self._maps and (values := mapped(self._files[number])) is not None:
             self._maps[number] = values
         return self._maps.get(number)
 
     def _drop(self, numbers: set[int]) -> None:
         """Forget segments: their rows are found in others, or nowhere."""
-        if not numbers:
-            return
-        self._small -= numbers
+        if numbers:
+            self._let_go(numbers)
+            self._index.forget(numbers)
+
+    def _let_go(self, numbers: set[int]) -> None:
         for number in numbers:
+            self._small.pop(number, None)
             self._files.pop(number, None)
             self._maps.pop(number, None)
             if (values := self._held.pop(number, None)) is not None:
                 self._bytes -= values.nbytes
-        runs, self._runs = self._runs, []
-        for run in runs:
-            stays = ~np.isin(run[2] >> 32, list(numbers))
-            if stays.any():
-                self._runs.append((run[0][stays], run[1][stays], run[2][stays]))
 
     def _merge(self) -> None:
         """Put the rows of small segments into one, each key once; what is not in it, or is it, stays."""
-        numbers, self._small = self._small, set()
-        mine = [np.isin(places >> 32, list(numbers)) for _, _, places in self._runs]
-        rows = [np.stack(run[:2], 1)[chosen] for run, chosen in zip(self._runs, mine, strict=True)]
-        keys = np.unique(np.concatenate(rows), axis=0)
+        small, self._small = self._small, {}
+        keys = np.unique(np.concatenate(list(small.values())), axis=0)
         values, found = self.get(keys)
         if values is None:  # another process has merged them meanwhile
             return
-        files = {self._files[number] for number in numbers if number in self._files}
+        files = {self._files[number] for number in small if number in self._files}
         self.put(keys[found], values[found])
         if files and self.folder is None:  # the disk is full
             return
         files.discard(self._files.get(self._count - 1, Path()))
-        self._drop(numbers)
+        self._let_go(set(small))  # what is new hides their places
         for path in files:
             remove(path)

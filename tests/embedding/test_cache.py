@@ -232,6 +232,12 @@ def put_singly(space, rows=range(65)):
         space.put(KEYS[row : row + 1], VALUES[row : row + 1])
 
 
+def put_unmerged(space, patch, rows=range(65)):
+    with patch.context() as meanwhile:
+        meanwhile.setattr(module_of_cache, "MOST_SMALL", 1000)
+        put_singly(space, rows)
+
+
 def kept(space, rows=slice(65)):
     values, found = space.get(KEYS[rows])
     return values is not None and bool(found.all() and (values == VALUES[rows]).all())
@@ -240,14 +246,13 @@ def kept(space, rows=slice(65)):
 def test_merging_into_a_file_that_is_there_keeps_it(tmp_path):
     space = opened(Cache(tmp_path))
     space.put(KEYS, VALUES)
-    put_singly(space)
-    opened(Cache(tmp_path))
+    put_singly(space, range(64))
     assert len(files(tmp_path)) == 1 and kept(opened(Cache(tmp_path)), slice(300))
 
 
 def test_nothing_is_lost_where_merging_cannot_be_written(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
-    put_singly(opened(cache))
+    put_unmerged(opened(cache), monkeypatch)
     with monkeypatch.context() as patch, pytest.warns(DataWarning, match="No space left"):
         patch.setattr(module_of_cache, "write_segment", full)
         assert kept(opened(cache))
@@ -261,10 +266,10 @@ def full(*_):
 def test_what_another_process_has_merged_is_found(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     space = opened(cache)
-    put_singly(space)
+    put_unmerged(space, monkeypatch)
     opened(Cache(tmp_path))
     assert len(files(tmp_path)) == 1 and kept(opened(cache))
-    put_singly(space, range(70, 140))
+    put_unmerged(space, monkeypatch, range(70, 140))
     late, small = Cache(tmp_path), files(tmp_path)
     merge = module_of_cache.Space._merge
 
@@ -283,7 +288,7 @@ from tests.embedding.test_cache import *
 cache = Cache(Path(sys.argv[1]))
 for row in range(int(sys.argv[2]), 300, 2):
     put_singly(opened(cache), [row, (7 * row) % 300])
-assert len(opened(cache)._runs) < 10"""
+assert len(opened(cache)._index.runs) < 10"""
     run = [[sys.executable, "-c", code, str(tmp_path), first] for first in "01"]
     both = [subprocess.Popen(one, cwd=ROOT) for one in run]
     assert [process.wait() for process in both] == [0, 0]
