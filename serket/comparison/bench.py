@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from serket.comparison.specs import Spec
+from serket.comparison.specs import Spec, entered
 from serket.data import Dataset
 from serket.errors import GraphError, SerketError
 from serket.graph import Graph, Node, load_graph
@@ -123,12 +123,7 @@ class Bench:
         entry = dict(self.whole["composers"][self.place.name])
         if spec.type != self.place.type:
             entry = {"type": spec.type, "ports": entry["ports"]}
-        for name, value in {**spec.options, **options}.items():
-            if name.startswith("fit."):
-                entry["fit"] = {**entry.get("fit", {}), name.removeprefix("fit."): value}
-            else:
-                entry[name] = value
-        return self._graph(entry)
+        return self._graph(entered(entry, {**spec.options, **options}))
 
     def check(self, spec: Spec) -> None:
         """Build the graph with a composer, so that a mistake in its options is told before anything is trained.
@@ -143,7 +138,7 @@ class Bench:
                 self._graph({"type": spec.type, "ports": self.whole["composers"][self.place.name]["ports"]}).build()
             except SerketError:
                 return  # whatever its options: that is a row of the table
-            error.where = f"composer '{spec.text}' at {self.place.where}"
+            spec.blame(error, f"composers.{self.place.name}", self.place.where)
             raise
 
     def _graph(self, entry: Mapping[str, Any]) -> Graph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,6 +50,9 @@ def validate(model: type[M], tree: Tree, path: str) -> M:
         spot, inside = _walk(tree, first["loc"], path)
         if first["type"] in ("extra_forbidden", "missing"):
             raise _wrong_key(first, model, spot, inside, path) from None
+        keys = _mapping_keys(model, first["loc"])
+        if first["loc"][-1:] == ("[key]",) and keys:
+            raise _unknown("key", str(first["input"]), inside.rpartition(".")[0], spot, keys) from None
         if first["loc"][-1:] == ("[key]",):
             raise GraphError("this cannot be a name", where=spot.key, found=str(first["input"]), fix="rename it",
                              expected="letters, digits, - and _, no digit first") from None  # fmt: skip
@@ -65,12 +68,15 @@ def validate(model: type[M], tree: Tree, path: str) -> M:
         fix = f"change it to {expected}"
         if "number" in expected and isinstance(spot.value, str):
             fix = "write it without quotes" if spot.value.replace(".", "").isdigit() else fix
-        if "list" in expected and not isinstance(spot.value, dict | list):
+        known = keys if keys and expected == "a mapping" else None
+        if expected == "a list" and not isinstance(spot.value, dict | list):
             fix = f"put it in brackets: [{found}]"
         if expected == "a mapping" and (key := _key_for(spot.plain(), _chain(model, first["loc"])[-1][1])):
             fix = f"write {{{key}: {found}}}"
+        elif known:
+            fix = f"write {{{known[0]}: {found if type(spot.value) in (int, float) else 1}}}"
         raise GraphError(f"wrong value for {inside or 'the graph'}", where=spot.where, expected=expected,
-                         found=found, fix=fix) from None  # fmt: skip
+                         found=found, available=known, fix=fix) from None  # fmt: skip
 
 
 def _shown(spot: Tree) -> str:
@@ -95,9 +101,24 @@ def _wrong_key(mistake: Any, model: type[BaseModel], spot: Tree, path: str, top:
         fix = "begin the file with 'serket: 1'" if name == "serket" else fix
         return GraphError(f"{inside or 'the graph'} needs the {noun} '{name}'", where=spot.key or spot.where,
                           available=known, fix=fix)  # fmt: skip
-    place = _elsewhere(name, _chain(model, mistake["loc"][:-1], top)) or suggestion(name, known)
+    place = _elsewhere(name, _chain(model, mistake["loc"][:-1], top))
+    return _unknown(noun, name, inside, spot, known, place)
+
+
+def _unknown(noun: str, name: str, inside: str, spot: Tree, known: list[str], place: str | None = None) -> GraphError:
     return GraphError(f"unknown {noun} '{name}'" + f" in {inside}" * bool(inside), where=spot.key, available=known,
-                      fix=place or f"write one of these, or remove '{name}'")  # fmt: skip
+                      fix=place or suggestion(name, known) or f"write one of these, or remove '{name}'")  # fmt: skip
+
+
+def _mapping_keys(model: type[BaseModel], location: Location) -> list[str]:
+    """Return the names that may be keys of the plain mapping at a location; none if any name may, or there is none."""
+    for depth, step in enumerate(location):
+        for name, field in _chain(model, location[:depth])[-1][1].model_fields.items():
+            if step == (field.alias or name):
+                for part in (field.annotation, *get_args(field.annotation)):
+                    if get_origin(part) is dict and get_origin(get_args(part)[0]) is Literal:
+                        return [str(key) for key in get_args(get_args(part)[0])]
+    return []
 
 
 def _names(model: type[BaseModel]) -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from serket.comparison.specs import Spec, entered
+from tests.cli.conftest import TINY
 from tests.cli.test_commands import tiny  # noqa: F401
 
 
@@ -37,7 +39,7 @@ def test_a_comparison_writes_a_table_and_pictures(serket, tiny):  # noqa: F811
 @pytest.mark.parametrize("name", ["linear_gausian", "joint:objektive"])
 def test_an_unknown_name_is_told_with_those_that_exist(serket, tiny, name):  # noqa: F811
     status, _, err = serket("compare", "tiny.yaml", "--composers", name)
-    assert status == 2 and f"composer '{name}'" in err
+    assert status == 2 and f"--composers '{name}'" in err
     assert "linear_gaussian" in err or "option=value" in err
 
 
@@ -53,8 +55,46 @@ def test_where_no_composer_serves_the_status_is_2_and_the_reasons_are_told(serke
 
 def test_an_option_at_fault_is_told_with_its_place_in_the_file(serket, tiny):  # noqa: F811
     status, out, err = serket("compare", "tiny.yaml", "--composers", "linear_gaussian,joint:objective=mwae")
-    assert status == 2 and "composer 'joint:objective=mwae' at tiny.yaml:13:3" in err and "'mvae'" in err
+    assert status == 2 and "--composers 'joint:objective=mwae' at tiny.yaml:13:3" in err and "'mvae'" in err
     assert not out and not [*(tiny / "runs").glob("*")]
+
+
+TERMS = "translation, demi_cycle, cycle, contrastive, fused"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("workspace:losses=1", f"option losses expected: a mapping found: 1 available: {TERMS} "
+         "fix: write workspace:losses.translation=1,"),
+        ("workspace:losses=cycle+fused", "fix: write workspace:losses.translation=1,"),
+        ("workspace:losses.cylce=1", f"unknown key 'cylce' in option losses available: {TERMS} fix: did you mean 'cycle'?"),
+        ("coordinated:losses=1", "available: reconstruction, prior, kl, wasserstein, contrastive, cross_generation fix: "
+         "write coordinated:losses.reconstruction=1,"),
+        ("joint:hidden=3", "expected: a list found: 3 fix: write joint:hidden=3+, or a+b for two"),
+        ("joint:thaw=a", "fix: write joint:thaw=a+, or a+b for two"),
+        ("joint:fit=3", "option fit expected: a mapping found: 3 fix: write joint:fit.epochs=3,"),
+        ("product:robust=a", "fix: write product:robust=0.5, or numbers with + between them"),
+        ("joint:hiden=3+", "unknown option 'hiden' available: trust, calibration, feedback, fit, refit, objective, hidden, "),
+        ("joint:type=kernel", "'type' is no option"),
+        ("workspace:losses=1:losses.cycle=2", "'losses.cycle' is given twice"),
+        ("kernel:fit.inducing=1:fit=2", "'fit' is given twice"),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_a_mapping_or_a_list_is_told_as_one_writes_it_here(serket, tiny, text, told):  # noqa: F811
+    (tiny / "tiny.yaml").write_text(TINY.replace("size: 3", "size: 2"))  # which a product can serve, too
+    status, _, err = serket("compare", "tiny.yaml", "--composers", text)
+    assert status == 2 and f"--composers '{text}'" in err and told in " ".join(err.split())
+
+
+def test_a_mapping_is_written_name_by_name(serket, tiny):  # noqa: F811
+    command = ["compare", "tiny.yaml", "--seeds", 1, "--splits", 1, "--json", "-", "--quiet", "--composers"]
+    texts = ["workspace:losses.translation=1:losses.fused=2:fit.epochs=1:hidden=4", "linear_gaussian:private=0"]
+    status, out, err = serket(*command, ",".join(texts))
+    assert status == 0 and "cannot" not in out, err
+    spec = Spec.parse(texts[0])
+    assert entered({"losses": {"cycle": 1, "fused": 1}}, spec.options) == {
+        "losses": {"cycle": 1, "translation": 1, "fused": 2}, "fit": {"epochs": 1}, "hidden": 4}  # fmt: skip
 
 
 def test_the_page_names_every_option_and_none_that_is_not_there(serket):

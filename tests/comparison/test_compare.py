@@ -237,15 +237,17 @@ def test_an_option_at_fault_is_told_before_anything_is_trained(monkeypatch, aske
     with pytest.raises(SerketError) as caught:
         compared(f"linear_gaussian,{asked}")
     text = str(caught.value)
-    assert text.startswith(f"composer '{asked}' at graph.composers.body: ") and re.search(told, text, re.DOTALL), text
+    assert text.startswith(f"--composers '{asked}' at graph.composers.body: ") and re.search(told, text, re.DOTALL), (
+        text
+    )
 
 
 def test_an_option_the_graph_has_for_its_own_composer_is_looked_at_too(monkeypatch):
     monkeypatch.setattr(Bench, "pretrained", lambda *_, **__: pytest.fail("trained"))
-    body = {"type": "workspace", "ports": GRAPH["composers"]["body"]["ports"], "losses": {"translatoin": 1}}
-    with pytest.raises(GraphError, match="no loss 'translatoin'") as caught:
+    body = {"type": "workspace", "ports": GRAPH["composers"]["body"]["ports"], "losses": {"translation": 0}}
+    with pytest.raises(GraphError, match="no loss to learn from") as caught:
         compared("linear_gaussian,workspace", graph=graph(composers={"body": body}))
-    assert "did you mean 'translation'" in str(caught.value) and "contrastive" in str(caught.value)
+    assert "contrastive" in str(caught.value)
     monkeypatch.undo()
     assert compared("linear_gaussian", graph=graph(composers={"body": body})).best() == "linear_gaussian"
 

@@ -117,6 +117,26 @@ def test_there_is_no_golden_text_without_a_case():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
 
 
+WORKSPACE = VIEWS.replace("type: linear_gaussian", "type: workspace").replace("private: 1", "losses: ")
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ("1", "8:67: wrong value for composers.body.losses\n  expected: a mapping\n  found: 1\n  available: translation, "
+         "demi_cycle, cycle, contrastive, fused\n  fix: write {translation: 1}"),
+        ("[cycle]", "fix: write {translation: 1}"),
+        ("{cylce: 1}", "8:68: unknown key 'cylce' in composers.body.losses\n  available: translation, demi_cycle, cycle, "
+         "contrastive, fused\n  fix: did you mean 'cycle'?"),
+        ("{cycle: much}", "8:75: wrong value for composers.body.losses.cycle\n  expected: a number"),
+    ],
+)  # fmt: skip
+def test_names_of_losses_are_known_to_the_file_s_checks(losses, told):
+    with pytest.raises(GraphError) as caught:
+        parse_graph(WORKSPACE.replace("losses: ", f"losses: {losses}"), "robot.yaml")
+    assert told in str(caught.value) and str(caught.value).startswith("robot.yaml:8:")
+
+
 STREAM = PLACE + "stream: "
 
 

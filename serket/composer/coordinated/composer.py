@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from serket.composer.coordinated.canonical import canonical, named_as_before
-from serket.composer.coordinated.coordination import Autoencoder, coordinate
+from serket.composer.coordinated.coordination import Autoencoder, Term, coordinate
 from serket.composer.coordinated.geometric_pool import pooled, potential
 from serket.composer.coordinated.losses import weights_of
 from serket.composer.coordinated.soft_layers import SoftLayers
@@ -69,7 +69,7 @@ class Coordinated:
         criterion: Literal["distance", "cross_generation"] = "distance",
         distance: Literal["kl", "wasserstein", "contrastive", "cca"] | None = None,
         hidden: Annotated[int, Ge(0)] | None = None,
-        losses: dict[str, float] | None = None,
+        losses: dict[Term, float] | None = None,
     ) -> None:
         self.ports, self.hidden = ports, 128 if hidden is None else hidden
         self.names = tuple(name for name in ports if name != "shared")

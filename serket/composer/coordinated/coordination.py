@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from serket.composer.coordinated.view import Reading
 from serket.errors import MessageError
 from serket.protocol import Progress
 
-__all__ = ["TERMS", "Autoencoder", "coordinate", "terms"]
+__all__ = ["TERMS", "Autoencoder", "Term", "coordinate", "terms"]
 
-TERMS = ("reconstruction", "prior", "kl", "wasserstein", "contrastive", "cross_generation")
+Term = Literal["reconstruction", "prior", "kl", "wasserstein", "contrastive", "cross_generation"]
+TERMS: tuple[Term, ...] = get_args(Term)
 LEAST_NOISE = 1e-3  # variance of a decoder, in units of the view's
 
 
@@ -66,7 +68,7 @@ def terms(
     """
     codes = [Code.of(view.encoder(one)) for view, one in zip(views, z, strict=True)]
     draws = [code.mean + code.variance.sqrt() * one for code, one in zip(codes, noise, strict=True)]
-    found = {name: z[0].new_zeros(()) for name in TERMS if name in wanted}
+    found: dict[str, Tensor] = {name: z[0].new_zeros(()) for name in TERMS if name in wanted}
 
     def add(name: str, rows: Tensor, value: Tensor) -> None:
         found[name] = found[name] + torch.where(rows, value, 0.0).sum() / rows.sum().clamp_min(1)

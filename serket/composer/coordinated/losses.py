@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serket.composer.coordinated.coordination import TERMS
+from serket.composer.coordinated.coordination import TERMS, Term
 from serket.errors import GraphError, suggestion
 
 __all__ = ["weights_of"]
@@ -13,7 +13,7 @@ DEFAULTS = {"kl": 0.3, "wasserstein": 0.3, "contrastive": 30.0, "cross_generatio
 INFORMATIVE = ("reconstruction", "contrastive", "cross_generation")
 
 
-def weights_of(criterion: str, distance: str | None, given: Mapping[str, float] | None) -> dict[str, float]:
+def weights_of(criterion: str, distance: str | None, given: Mapping[Term, float] | None) -> dict[str, float]:
     """Return the weight of every term; nothing for canonical correlation, which has no objective to weigh.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 from serket.composer.rules import no_effect
 from serket.composer.workspace.calibration import calibrated
 from serket.composer.workspace.latent import LatentSpace, Space
-from serket.composer.workspace.losses import weights_of
+from serket.composer.workspace.losses import Loss, weights_of
 from serket.composer.workspace.reading import Units, read, typical
 from serket.composer.workspace.rows import parted
 from serket.composer.workspace.slots import SlotSpace
@@ -78,7 +78,7 @@ class Workspace:
         width: Count | None = None,
         hidden: Count = 128,
         memory: bool = False,
-        losses: dict[str, float] | None = None,
+        losses: dict[Loss, float] | None = None,
     ) -> None:
         self.ports, self.memory = ports, memory
         self.losses = weights_of(losses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,14 @@ from serket.composer.workspace.latent import Space
 from serket.composer.workspace.reading import Reading
 from serket.errors import GraphError, suggestion
 
-__all__ = ["DEFAULT", "Batch", "losses_of", "weights_of"]
+__all__ = ["DEFAULT", "Batch", "Loss", "losses_of", "weights_of"]
 
-DEFAULT: Mapping[str, float] = {"translation": 1.0, "demi_cycle": 1.0, "cycle": 1.0, "contrastive": 0.1, "fused": 1.0}
+Loss = Literal["translation", "demi_cycle", "cycle", "contrastive", "fused"]
+DEFAULT: Mapping[Loss, float] = {"translation": 1.0, "demi_cycle": 1.0, "cycle": 1.0, "contrastive": 0.1, "fused": 1.0}
 """Weights as in Devillers, Maytie & VanRullen (2024); ``fused``: several views in, one out."""
 
 
-def weights_of(losses: Mapping[str, float] | None) -> dict[str, float]:
+def weights_of(losses: Mapping[Loss, float] | None) -> dict[str, float]:
     """Return the weights of the losses that count; those not named are off.
 
     Raises:
