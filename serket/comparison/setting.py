@@ -105,13 +105,22 @@ class Setting:
 
 
 class Keeper:
-    """Modules and cells of a comparison, kept as they are made; nothing is kept without a folder."""
+    """Modules and cells of a comparison, kept as they are made: in a folder, if there is one; the last modules always.
+
+    So modules are fitted once per split and seed, whatever the case: those of few pairs are those of all rows.
+    """
 
     def __init__(self, kept: store.Partial | None) -> None:
         self.kept = kept
+        self.last: tuple[str, States] | None = None
 
     def states(self, tag: str, make: Callable[[], States]) -> States:
         """Return the states kept under a tag, or make and keep them."""
+        if self.last is None or self.last[0] != tag:
+            self.last = tag, self._states(tag, make)
+        return self.last[1]
+
+    def _states(self, tag: str, make: Callable[[], States]) -> States:
         held = self.kept.get("modules", tag) if self.kept else None
         if held is not None:
             found: dict[str, dict[str, Tensor]] = {}

@@ -4,6 +4,7 @@ import copy
 import re
 import shutil
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -136,6 +137,24 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
         return [{k: v for k, v in cell.values.items() if "cpu" not in k} for cell in table.cells]
 
     assert timeless(resumed) == timeless(afresh)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_modules_are_fitted_once_per_split_and_seed_however_few_the_pairs(tmp_path, monkeypatch, folder):
+    """Shuffled rows are whole rows to each module; only views that are gone are gone for it, too."""
+    calls, pretrained = [], Bench.pretrained
+
+    def watched(self, rows, seed, **more):
+        calls.append((seed, len(rows.train), bool(np.stack([*rows.masks.values()]).all())))
+        return pretrained(self, rows, seed, **more)
+
+    monkeypatch.setattr(Bench, "pretrained", watched)
+    options = {"seeds": 2, "splits": 2, "pairs": [10, 20, "all"], "missing": 0.5}
+    with Partial(tmp_path / "out") if folder else nullcontext() as kept:
+        table = compared("linear_gaussian,product", kept=kept, **options)
+    rows = len(data().train)
+    assert calls == [(seed, rows, whole) for seed in (0, 1, 0, 1) for whole in (True, False)]
+    assert len(table.cells) == 2 * 2 * 4 * 2
 
 
 def test_modules_see_only_what_a_case_leaves_of_the_views(monkeypatch):
