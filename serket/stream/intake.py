@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from operator import attrgetter
 
@@ -13,6 +13,7 @@ from serket.stream.observation import Observation
 __all__ = ["Intake"]
 
 INTERVALS = 5  # between stamps, that tell the rate
+KEPT = 50  # stamps looked through for readings that came out of order
 RECENT = 256  # stamps remembered at least, to tell a duplicate from what is only out of order
 _by_time = attrgetter("time_ns")
 
@@ -26,8 +27,8 @@ class Intake:
     """
 
     __slots__ = ("_buffer", "_clock", "_jump", "_order", "_passed", "_recent", "_released", "_reorder", "began",
-                 "count", "doubted", "history", "lag", "last_recv", "last_used", "name", "newest", "offset",
-                 "patience")  # fmt: skip
+                 "_tardy", "count", "doubted", "history", "lag", "last_recv", "last_used", "name", "newest",
+                 "offset", "patience")  # fmt: skip
 
     def __init__(self, name: str, entry: SensorEntry, stream: StreamEntry) -> None:
         self.name, self.count = name, Count()
@@ -46,7 +47,8 @@ class Intake:
         self.doubted = False
         self.last_recv: int | None = None
         self.last_used: int | None = None  # when a reading was last believed
-        self._passed: list[int] = []  # the newest stamps that had their turn, for the rate
+        self._passed: list[int] = []  # the newest stamps that had their turn, in order, for the rate
+        self._tardy: list[tuple[int, int]] = []  # those of them that came after a later one, and by how much
 
     def take(self, observation: Observation) -> tuple[list[Observation], str | None]:
         """Return what is released, in order, and why the observation was dropped, if it was."""
@@ -112,16 +114,30 @@ class Intake:
         self._recent.clear()
         self._order.clear()
         self._passed.clear()
+        self._tardy.clear()
 
     def rate_hz(self) -> float | None:
-        """Return the rate at which it measures, over the last five intervals; None before there are as many."""
-        if len(self._passed) <= INTERVALS:
+        """Return the rate at which it measures, over five intervals; None before there are as many.
+
+        The last five, or, where readings of late came out of order, the last before which none is missing as yet.
+        """
+        passed = self._passed
+        if self._tardy:
+            passed = passed[: bisect_right(passed, passed[-1] - max(by for _, by in self._tardy))]
+        if len(passed) <= INTERVALS:
             return None
-        return INTERVALS * 1e9 / (self._passed[-1] - self._passed[0])
+        return INTERVALS * 1e9 / (passed[-1] - passed[-1 - INTERVALS])
 
     def _pass(self, time: int) -> None:
-        insort(self._passed, time)
-        del self._passed[: -INTERVALS - 1]
+        passed = self._passed
+        if passed and time <= passed[-1]:
+            if time in passed:
+                return
+            self._tardy.append((time, passed[-1] - time))
+        insort(passed, time)
+        del passed[:-KEPT]
+        if self._tardy:
+            self._tardy = [one for one in self._tardy if one[0] >= passed[0]]
 
     def _remember(self, time: int) -> None:
         self._recent.add(time)

@@ -213,5 +213,7 @@ def test_bags_in_and_out(run, tmp_path):
     done = serket("stream", run, "--source", beliefs)
     assert "none of the sensors' topics" in str(done.exception)
     assert "/serket/motion (std_msgs/msg/Float64MultiArray)" in str(done.exception)
-    done = serket("stream", run, *PLAY, "--sink", beliefs)
-    assert "cannot be written" in str(done.exception)
+    for again in (["stream", run, *PLAY, "--sink", beliefs], ["replay", run, *PLAY, "--out", beliefs]):
+        done = serket(*again)
+        assert "cannot be written" in str(done.exception) and "--sink" not in str(done.exception)
+        assert "fix: remove it, or choose another name" in str(done.exception)

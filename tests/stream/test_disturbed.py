@@ -95,6 +95,36 @@ def test_readings_that_wait_for_their_turn_are_well(policy):
     assert levels(outputs) == [Level.OK] * SETS
 
 
+def late(by, every):
+    """Each so-manieth reading of touch comes by so many of its intervals later."""
+    return sorted(
+        [
+            changed(o, received=round(by * 50e6) * (o.sensor == "touch" and o.stamp_ns % (every * 50_000_000) == 0))
+            for o in frames()
+        ],
+        key=lambda o: o.recv_ns,
+    )
+
+
+@pytest.mark.parametrize("policy", ["approximate", "settled"])
+@pytest.mark.parametrize("more", [{}, {"late": "reprocess", "history_ms": 1000.0}])
+@pytest.mark.parametrize(("by", "every"), [(1.5, 2), (1.5, 3), (2.5, 4), (2.5, 30), (3.5, 10), (None, 0)])
+def test_readings_out_of_order_at_the_right_rate_are_not_told_to_be_too_few(policy, more, by, every):
+    """Nor of double ones too many. What is missing before it was ever late may be told, until it came."""
+    happens = swapped() if by is None else late(by, every)
+    for observations in (happens, [changed(o) for o in happens for _ in range(2)]):
+        outputs, _ = play(observations, policy, **more)
+        assert [r for o in outputs[20:] for r in o.reasons if "Hz" in r] == []
+        assert more or any("an observation with a later stamp" in r for o in outputs for r in o.reasons) or every > 5
+
+
+@pytest.mark.parametrize("policy", ["approximate", "settled"])
+def test_out_of_order_hides_no_rate_that_is_wrong(policy):
+    """Every fifth reading is gone, others come late: 16 Hz, told within a second."""
+    outputs, _ = play([o for o in late(1.5, 3) if o.sensor != "touch" or o.stamp_ns % 250_000_000], policy)
+    assert all(any("Hz, expected 20 to 20" in r for r in o.reasons) for o in outputs[40:])
+
+
 def test_a_rate_is_that_of_measuring():
     """Touch, received in pairs in order, is well; when it measures at 16 Hz it is not, though it is received at 20."""
 
