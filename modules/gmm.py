@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -17,6 +17,7 @@ from serket.modules.mixture import Mixture
 from serket.modules.niw import Prior
 from serket.modules.replies import Fitted, log_mean
 from serket.modules.seen import look
+from serket.modules.sweeps import enough
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -151,8 +152,7 @@ class GaussianMixture:
         """
         _positive(sweeps=sweeps, restarts=restarts)
         _one_of("method", method, "blocked", "collapsed")
-        if sweeps < 2 * self.draws:
-            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+        self.check_fit(sweeps=sweeps)
         raw = look(evidence, inbox, self.components, "component" in owned)
         location, scale = raw.pooled()
         prior = Prior(self.alpha, self.kappa, self.scatter, len(location) + 2, self.weights == "stick_breaking")
@@ -167,6 +167,10 @@ class GaussianMixture:
         kept, history = run(raw.standardised(location, scale), prior, warm, plan, generator, progress)
         self._kept = Fitted(kept, location, scale)
         return FitReport(sweeps, history={"log_likelihood": history})
+
+    def check_fit(self, *, sweeps: int, **_: Any) -> None:
+        """Refuse too few sweeps; see :class:`serket.protocol.ChecksFit`."""
+        enough(sweeps, self.draws, 2 * self.draws)
 
     def infer(
         self,

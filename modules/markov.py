@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -13,6 +13,7 @@ from serket.errors import DataError, GraphError, StateError
 from serket.messages import Categorical, Family, Message
 from serket.modules.forward_backward import Chain, Filter, advanced, ahead, counted, heard, log_mean, smoothed, sweep
 from serket.modules.layout import Layout
+from serket.modules.sweeps import enough
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -94,8 +95,7 @@ class Markov:
             GraphError: an option is out of range.
         """
         _positive(sweeps=sweeps, tolerance=tolerance)
-        if method == "gibbs" and sweeps < 2 * self.draws:
-            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+        self.check_fit(method=method, sweeps=sweeps)
         told = ~inbox["state"].is_vacuous() | (self.states == 1)  # of one state there is nothing to say
         if not bool(told.any()):
             raise DataError(
@@ -130,6 +130,10 @@ class Markov:
         kept = kept[-self.draws :] if method == "gibbs" else [chain]
         self._kept = Chain(torch.cat([one.initial for one in kept]), torch.cat([one.transitions for one in kept]))
         return FitReport(len(history), len(history) < sweeps or method == "gibbs", {"log_evidence": history})
+
+    def check_fit(self, *, method: str, sweeps: int, **_: Any) -> None:
+        """Refuse too few sweeps; see :class:`serket.protocol.ChecksFit`."""
+        enough(sweeps, self.draws, 2 * self.draws if method == "gibbs" else 1)
 
     def infer(
         self,

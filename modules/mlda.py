@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -18,6 +18,7 @@ from serket.modules.counts import coefficient, matched, profile_seeds, read_coun
 from serket.modules.labels import matching, reference
 from serket.modules.lda import Corpus, Prior, Standing, bases, draw_phi, drawn_start, own_start, relabelled, sweep
 from serket.modules.multinomial import Heard, Profiles, answers, heard_rows, label_logits, profile, table_scores
+from serket.modules.sweeps import enough
 from serket.modules.theta import integrate
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
@@ -145,8 +146,7 @@ class MLDA:
             ShapeError: other words than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
-        if sweeps < 2 * self.draws:
-            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {2 * self.draws}", found=str(sweeps))
+        self.check_fit(sweeps=sweeps)
         warm = None if restart or self._kept is None else self._kept
         heard, sizes = self._hear(evidence, inbox, "category" in owned, warm)
         corpus, standing = self._start(heard, sizes, warm, restarts, generator)
@@ -175,6 +175,10 @@ class MLDA:
         totals = [part.sum(-1) for part in heard.counts.split(sizes, -1)]
         self._totals = torch.tensor([float(part.sum()) / max(1, int((part > 0).sum())) for part in totals])
         return FitReport(sweeps, history={"log_probability": history})
+
+    def check_fit(self, *, sweeps: int, **_: Any) -> None:
+        """Refuse too few sweeps; see :class:`serket.protocol.ChecksFit`."""
+        enough(sweeps, self.draws, 2 * self.draws)
 
     def infer(
         self,

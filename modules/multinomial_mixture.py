@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Gt
@@ -32,6 +32,7 @@ from serket.modules.multinomial import (
 )
 from serket.modules.polya import TYPICAL, Bursts, log_rising
 from serket.modules.polya import sweep as sweep_bursts
+from serket.modules.sweeps import enough
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
 
@@ -93,7 +94,8 @@ class MultinomialMixture:
         self.overdispersed = overdispersed
         self.components = ports["category"].size or 0
         self.views = [name for name in ports if name.startswith("categories")]
-        self.warm = {"sweeps": max(20, 2 * draws)}
+        self._least = (4 if overdispersed else 2) * draws
+        self.warm = {"sweeps": max(20, self._least)}
         self._kept: Profiles | None = None
         self._total = torch.ones(())
 
@@ -140,9 +142,7 @@ class MultinomialMixture:
             ShapeError: other words than at the fit that this one continues.
         """
         _positive(sweeps=sweeps, restarts=restarts)
-        least = (4 if self.overdispersed else 2) * self.draws
-        if sweeps < least:
-            raise GraphError("too few sweeps for the draws", expected=f"sweeps >= {least}", found=str(sweeps))
+        self.check_fit(sweeps=sweeps)
         warm = None if restart or self._kept is None else self._kept
         heard = self._hear(evidence, inbox, "category" in owned, warm)
         prior = Prior(self.prior, 1.0, self.alpha)
@@ -191,6 +191,10 @@ class MultinomialMixture:
         self._kept = Profiles.cat(kept[-self.draws :]).relabel(order).without_opinion(heard.views)
         self._total = heard.counts.sum() / (heard.counts.sum(-1) > 0).sum().clamp_min(1)
         return FitReport(sweeps, history={"log_likelihood": history})
+
+    def check_fit(self, *, sweeps: int, **_: Any) -> None:
+        """Refuse too few sweeps; see :class:`serket.protocol.ChecksFit`."""
+        enough(sweeps, self.draws, self._least)
 
     def infer(
         self,

@@ -14,6 +14,7 @@ from serket.messages import FAMILIES, Family, Message
 
 __all__ = [
     "Bound",
+    "ChecksFit",
     "Embeds",
     "Evidence",
     "Extends",
@@ -230,6 +231,19 @@ class Trainable(Module, Protocol):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take a state back; afterwards replies are the same to the bit."""
+        ...
+
+
+@runtime_checkable
+class ChecksFit(Trainable, Protocol):
+    """A module that can tell, before any row is read, which options of ``fit`` do not go with its own."""
+
+    def check_fit(self, **options: Any) -> None:
+        """Refuse what :meth:`fit` would refuse of these options, all of them, defaults included.
+
+        Raises:
+            GraphError: its ``where`` is ``fit.`` and the name of the option.
+        """
         ...
 
 

@@ -13,8 +13,10 @@ import torch
 
 from serket.errors import GraphError, SerketError, suggestion
 from serket.graph.stream import StreamEntry
+from serket.graph.yaml import read
 from serket.messages import Family, Message
-from serket.protocol import Module, Port, Role, Thawable, traits
+from serket.protocol import ChecksFit, Module, Port, Role, Thawable, traits
+from serket.registry import options_of
 
 __all__ = ["Graph", "Node", "Variable", "instance"]
 
@@ -133,9 +135,12 @@ class Graph:
         """Make every module, untrained, by node name; but for the one, if any, that the caller goes ``without``.
 
         Raises:
-            SerketError: a class refuses its options, or a composer thaws what cannot be thawed.
+            SerketError: a class refuses its options or those of its fit, or a composer thaws what cannot be thawed.
         """
         modules = {name: node.build() for name, node in self.nodes.items() if name != without}
+        for name, module in modules.items():
+            if isinstance(module, ChecksFit):
+                _check_fit(self, self.nodes[name], module)
         for name, module in modules.items():
             for other in traits(module).thaw if without is None else ():
                 _check_thawed(self, modules, self.nodes[name], other)
@@ -191,6 +196,30 @@ class Graph:
     def dtype(self) -> torch.dtype:
         """The floating type messages have before any data says otherwise."""
         return torch.get_default_dtype()
+
+
+def _check_fit(graph: Graph, node: Node, module: ChecksFit) -> None:
+    """Refuse options of the first fit and of refits that do not go with those of the module, where they stand."""
+    defaults = {name: parameter.default for name, parameter in options_of(type(module).fit).items()}
+    fewer = {name: min(most, node.fit.get(name, most)) for name, most in traits(module).warm.items()}
+    refitted = {**node.fit, **fewer, **node.refit} if graph.rounds or node.refit else node.fit
+    for section, options in (("fit", node.fit), ("refit", refitted)):
+        try:
+            module.check_fit(**{**defaults, **options})
+        except GraphError as error:
+            key = (error.where or "").split(", ")[0].removeprefix("fit.")
+            error.problem = f"{node.kind}s.{node.name}: {error.problem}"
+            error.where = _place(graph, node, section if key in node.refit else "fit", key)
+            raise
+
+
+def _place(graph: Graph, node: Node, *steps: str) -> str | None:
+    """Return ``file:line:column`` of an option of a node, as far as the text of the graph has it."""
+    file, *at = (node.where or "").rsplit(":", 2)
+    if len(at) < 2:
+        return node.where
+    entry = read(graph.source, file).at(f"{node.kind}s", node.name)
+    return entry.at(*steps).where if entry.key == node.where else node.where
 
 
 def _check_thawed(graph: Graph, modules: Mapping[str, Module], composer: Node, name: str) -> None:

@@ -127,6 +127,14 @@ class Coordinated:
             messages[name] = reply.to(given.dtype, given.device)
         return Reply(messages)
 
+    def check_fit(self, *, shrinkage: float | None, **trained_by: Any) -> None:
+        """Refuse options without effect; see :class:`serket.protocol.ChecksFit`."""
+        if self.losses:
+            no_effect({"fit.shrinkage": shrinkage}, "it belongs to distance: cca", "another criterion or distance")
+            return
+        given = {f"fit.{name}": trained_by.get(name) for name in ("epochs", "batch", "learning_rate")}
+        no_effect(given, "they belong to encoders trained by gradient", "distance: cca")
+
     def fit(
         self,
         evidence: Evidence,
@@ -161,11 +169,7 @@ class Coordinated:
             DataError: views that no chain of rows connects.
             MessageError: a message has negative precision, or the objective diverged.
         """
-        trained_by = {"fit.epochs": epochs, "fit.batch": batch, "fit.learning_rate": learning_rate}
-        if self.losses:
-            no_effect({"fit.shrinkage": shrinkage}, "it belongs to distance: cca", "another criterion or distance")
-        else:
-            no_effect(trained_by, "they belong to encoders trained by gradient", "distance: cca")
+        self.check_fit(epochs=epochs, batch=batch, learning_rate=learning_rate, shrinkage=shrinkage)
         epochs = 100 if epochs is None else epochs
         messages = linked({name: semidefinite(name, cast(Gaussian, inbox[name])) for name in self.names})
         units = [units_of(message) for message in messages.values()]

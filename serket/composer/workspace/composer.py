@@ -138,6 +138,11 @@ class Workspace:
             messages[name] = said.to(given.dtype, given.device)
         return Reply(messages)
 
+    def check_fit(self, *, detach: bool | None, **_: Any) -> None:
+        """Refuse ``detach`` without memory; see :class:`serket.protocol.ChecksFit`."""
+        if not self.memory:
+            no_effect({"fit.detach": detach or None}, "it belongs to memory: true", "memory: false")
+
     def fit(
         self,
         evidence: Evidence,
@@ -172,8 +177,7 @@ class Workspace:
             GraphError: ``detach`` without memory.
             MessageError: training diverged.
         """
-        if not self.memory:
-            no_effect({"fit.detach": detach or None}, "it belongs to memory: true", "memory: false")
+        self.check_fit(detach=detach)
         messages = [cast(Gaussian, inbox[name]).to(torch.float64, inbox[name].device) for name in self.names]
         told = torch.stack([~one.is_vacuous() for one in messages], 1)
         every, taught, held = parted(told, evidence.sequence, self.memory, generator)
