@@ -50,7 +50,10 @@ class BagSink:
             self._writer.open()
         except WriterError as error:
             raise DataError(
-                "the bag cannot be written", where=str(path), found=str(error)[:120], fix="remove it, or choose another name"
+                "the bag cannot be written",
+                where=str(path),
+                found=str(error)[:120],
+                fix="remove it, or choose another name",
             ) from None
         self._topics: dict[str, Any] = {}
 

@@ -21,8 +21,8 @@ class Symptoms:
 
     A sensor is silent after 2 / (its least rate) without anything received, or after ``silence_ms`` where no rate is
     expected; unused after as long without anything believed, and as readings may wait besides; slow or fast where the
-    rate over five intervals between stamps is outside ``expect_hz`` by more than 10 %: those before which no reading may
-    yet come, as far as the last fifty came out of order.
+    rate over five intervals between stamps is outside ``expect_hz`` by more than 10 %: those before which no reading is
+    still to come, as late as any of the last fifty was.
     """
 
     def __init__(self, entry: StreamEntry, intakes: Mapping[str, Intake]) -> None:
