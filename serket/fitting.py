@@ -22,16 +22,14 @@ from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, layouts, raw_keys
 from serket.model import Model
-from serket.protocol import Embeds, Evidence, Trainable, couples_rows
+from serket.protocol import Embeds, Evidence, Trainable
 from serket.training.calibrate import calibrate
 from serket.training.compose import alone, compose
-from serket.training.mutual import Step, divide, mutual
+from serket.training.mutual import Step, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
+from serket.training.validation import kept_apart
 
-__all__ = ["VALIDATION", "fit"]
-
-VALIDATION = 0.15
-"""The share of the training rows that rounds of mutual learning are judged by, and exponents are fitted on."""
+__all__ = ["fit"]
 
 
 def fit(
@@ -49,8 +47,9 @@ def fit(
 ) -> Model:
     """Fit every module alone, in parallel, then the composers, then what stands on them; then rounds, if any.
 
-    With ``rounds`` or ``calibrate`` a share of the training rows (:data:`VALIDATION`) is kept from every fit, to judge
-    the rounds by, and to fit exponents on (:mod:`serket.training.calibrate`) once all else is done.
+    With ``rounds`` or ``calibrate`` a share of the training rows is kept from every fit
+    (:mod:`serket.training.validation`), to judge the rounds by, and to fit exponents on
+    (:mod:`serket.training.calibrate`) once all else is done.
 
     Args:
         graph: a graph, or what :func:`serket.load_graph` takes.
@@ -84,13 +83,8 @@ def fit(
         raise DataError("there is no row to learn from", where=dataset.name, fix="lower --test-fraction")
     dtype = model.dtype = dtype_of(dataset, raw_keys(graph))
     evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device, report=report)
-    validation: dict[str, Evidence] = {}
     everything = evidence
-    if graph.holds_out:
-        learn, judge = divide(next(iter(evidence.values())), VALIDATION, seed, together=couples_rows(modules))
-        learn, judge = learn.to(model.device), judge.to(model.device)
-        validation = {name: one[judge] for name, one in evidence.items()}
-        evidence = {name: one[learn] for name, one in evidence.items()}
+    evidence, validation = kept_apart(graph, modules, evidence, seed)
     tags = {name: _tag(model, name) for name in modules} if kept else {}
 
     def done(fitted: Fitted, keep: bool = True) -> None:

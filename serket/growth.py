@@ -24,6 +24,7 @@ from serket.store import state_hash
 from serket.training.compose import alone, compose, listen
 from serket.training.pretrain import Report, Task
 from serket.training.touch import Touch, touched
+from serket.training.validation import kept_apart
 
 __all__ = ["Change", "add", "refit", "swap"]
 
@@ -193,10 +194,10 @@ def carried_out(
     # Where nothing was trained the model goes on to compute in the type of what it is given.
     dtype = model.dtype or dtype_of(dataset, raw_keys(graph))
     changed.dtype = dtype if change.touches else model.dtype
-    evidence = gather(graph, modules, dataset, dataset.train, dtype=dtype, device=model.device)
+    evidence = _learnt_from(changed, dataset, dtype)
     alone_there = data is not None and len(dataset.arrays) == 1 and len(changed.keys) > 1
     together = _dataset(model, change, None, options) if alone_there and "source" in model.data else dataset
-    paired = gather(graph, modules, together, together.train, dtype=dtype, device=model.device)
+    paired = evidence if together is dataset else _learnt_from(changed, together, dtype)
     _check_rows(change, evidence)
     _check_paired(change, paired)
     for task in _tasks(changed, change, evidence, paired, dtype):
@@ -210,6 +211,12 @@ def carried_out(
     for name in (model.graph.nodes.keys() - model.modules.keys()) & after.keys():
         changed.changes[-1]["states"][name]["before"] = "not read"
     return changed
+
+
+def _learnt_from(model: Model, dataset: Dataset, dtype: torch.dtype) -> dict[str, Evidence]:
+    """Return the training rows of every module, without those that rounds are judged by and exponents fitted on."""
+    every = gather(model.graph, model.modules, dataset, dataset.train, dtype=dtype, device=model.device)
+    return kept_apart(model.graph, model.modules, every, model.seed)[0]
 
 
 def _tasks(

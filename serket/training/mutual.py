@@ -23,7 +23,7 @@ from serket.training.align import CHUNK
 from serket.training.compose import listen
 from serket.training.repartition import Proposal, proposals, same_division
 
-__all__ = ["Step", "divide", "judged", "mutual"]
+__all__ = ["Step", "judged", "mutual"]
 
 Report = Callable[[str, int, int, str], None]
 _CLAMP = 1e4  # nats: beyond any likelihood, so that the labels of a proposal are certain
@@ -54,36 +54,6 @@ class Step:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for events and ``metrics.json``."""
         return asdict(self)
-
-
-def divide(rows: Evidence, share: float, seed: int, *, together: bool = False) -> tuple[Tensor, Tensor]:
-    """Return row numbers to learn from and to judge by: a share of the rows, or of whole sequences where there are any.
-
-    Args:
-        rows: of any module.
-        share: to judge by, of the rows or sequences; one at least.
-        seed: of the choice.
-        together: rows without sequences are one that a module of the time plate joins: its end is held out.
-
-    Raises:
-        MessageError: there are fewer than two rows, or sequences, so that nothing is left to judge by.
-    """
-    groups = torch.arange(len(rows)) if rows.sequence is None else rows.sequence.cpu()
-    names = groups.unique()
-    if len(names) < 2:
-        raise MessageError(
-            "rounds and calibration need rows to judge by",
-            expected="two training rows or more, or two sequences",
-            found=f"{len(names)}",
-            fix="give more rows, name shorter sequences in <key>_sequence, or write rounds: 0 and calibrate: none",
-        )
-    count = max(1, round(share * len(names)))
-    if together and rows.sequence is None:
-        chosen = names[-count:]
-    else:
-        chosen = names[torch.randperm(len(names), generator=seeded(seed, "validation"))[:count]]
-    held = torch.isin(groups, chosen)
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
 def judged(

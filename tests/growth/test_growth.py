@@ -1,6 +1,7 @@
 """A model that grows: what is not touched keeps its state, and what does not hear the change its results, to the bit."""
 
 import warnings
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,8 @@ from serket import store
 from serket.errors import DataError, DataWarning, GraphError, SerketError, ShapeError
 from serket.graph import parse_graph
 from serket.growth import planned_add
+from serket.protocol import Evidence
+from serket.training.validation import VALIDATION, divide
 from tests.growth.worlds import OTHER, SENSE, graph, senses
 
 
@@ -241,6 +244,19 @@ def test_a_module_that_learns_nothing_pins_no_type():
     after = serket.add(before, yaml.safe_load("modules: {b: " + module.format("b", "") + "}"), data)
     some = {"a": np.full((2, 1), 0.7, "f4")}
     assert after.dtype is None and torch.equal(before.infer(some)["x"].mean(), after.infer(some)["x"].mean())
+
+
+@pytest.mark.parametrize("calibrate", ["senses", "none"])
+def test_rows_that_exponents_are_fitted_on_are_in_no_later_fit_either(old, calibrate):
+    """What stands in them does not matter to a refit; without calibration every training row counts."""
+    data = senses()
+    model = replace(old, graph=replace(old.graph, calibrate=calibrate))
+    train = torch.from_numpy(data["train"])
+    judge = divide(Evidence.of(torch.zeros(len(train), 1)), VALIDATION, 1)[1]
+    other = {**data, "a": data["a"].copy()}
+    other["a"][train[judge]] += 50
+    first, second = (hashes(serket.refit(model, "a", some, fresh=True))["a"] for some in (data, other))
+    assert (first == second) == (calibrate == "senses")
 
 
 def test_exponents_that_a_fragment_states_are_kept():

@@ -15,6 +15,7 @@ from serket.errors import SerketError
 from serket.messages import Categorical
 from serket.protocol import Evidence
 from serket.training.repartition import agreement, proposals, separation
+from serket.training.validation import divide
 
 room = importlib.import_module("serket.training.mutual")  # the room, not its function of the same name
 
@@ -79,7 +80,7 @@ def test_what_does_not_help_is_taken_back(monkeypatch):
     judged = iter(range(0, -100, -1))
     monkeypatch.setattr(room, "judged", lambda *a, **k: float(next(judged)))
     monkeypatch.setattr(
-        "serket.fitting.divide", lambda rows, share, seed, **_: (torch.arange(len(rows)), torch.arange(9))
+        "serket.training.validation.divide", lambda rows, share, seed, **_: (torch.arange(len(rows)), torch.arange(9))
     )
     model = serket.fit(graph(rounds=1), senses(1), workers=1)
     assert not any(step.kept for step in model.rounds) and len(model.rounds) == 6
@@ -88,7 +89,7 @@ def test_what_does_not_help_is_taken_back(monkeypatch):
 
 def test_validation_rows_are_never_learned_from(monkeypatch):
     learn, judge = torch.arange(170), torch.arange(170, 200)
-    monkeypatch.setattr("serket.fitting.divide", lambda rows, share, seed, **_: (learn, judge))
+    monkeypatch.setattr("serket.training.validation.divide", lambda rows, share, seed, **_: (learn, judge))
     monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)  # everything stays
     data = senses(2)
     spoilt = {**data, "x": data["x"].copy(), "c": data["c"].copy()}
@@ -103,7 +104,7 @@ def test_validation_rows_are_never_learned_from(monkeypatch):
 def test_a_sense_that_no_validation_row_holds_is_kept_as_it_was_and_told(monkeypatch):
     """The words of every validation row are missing: nothing judges them, so they are not refitted."""
     monkeypatch.setattr(
-        "serket.fitting.divide", lambda rows, share, seed, **_: (torch.arange(170), torch.arange(170, 200))
+        "serket.training.validation.divide", lambda rows, share, seed, **_: (torch.arange(170), torch.arange(170, 200))
     )
     monkeypatch.setattr(room, "judged", lambda *a, **k: 0.0)  # everything that is tried stays
     data = senses(2)
@@ -294,7 +295,7 @@ def test_rounds_need_rows_to_judge_by():
     with pytest.raises(SerketError, match="judge"):
         serket.fit(graph(rounds=1), data, test_fraction=0.0)
     rows = Evidence(torch.arange(40), None, torch.zeros(40, dtype=torch.bool), torch.arange(40) // 4)
-    learn, judge = room.divide(rows, 0.15, 0)
+    learn, judge = divide(rows, 0.15, 0)
     assert set((learn // 4).tolist()).isdisjoint((judge // 4).tolist()), "whole sequences are held out"
     assert len(learn) + len(judge) == 40 and len(judge) == 8
 
@@ -391,9 +392,9 @@ def test_what_the_graph_holds_impossible_is_no_crash():
 
 def test_rows_without_sequences_are_judged_at_their_end_if_time_joins_them():
     rows = Evidence.none(40)
-    learn, judge = room.divide(rows, 0.15, 0, together=True)
+    learn, judge = divide(rows, 0.15, 0, together=True)
     assert learn.tolist() == list(range(34)) and judge.tolist() == list(range(34, 40))
-    assert room.divide(rows, 0.15, 0)[1].tolist() != judge.tolist()
+    assert divide(rows, 0.15, 0)[1].tolist() != judge.tolist()
 
 
 def test_an_empty_concept_takes_half_of_another():
