@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from serket.data.generate.beacons import beacons
 from serket.data.generate.corners import corners
 from serket.data.generate.counting import counting
 from serket.data.generate.episodes import episodes, landmarks
@@ -23,6 +24,7 @@ from serket.data.generate.tracking import tracking
 __all__ = ["GENERATED"]
 
 GENERATED: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "beacons": beacons,
     "corners": corners,
     "counting": counting,
     "digits_named": digits_named,
