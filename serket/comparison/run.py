@@ -43,7 +43,9 @@ def compare(
     Per split and seed the modules are trained once, each alone on all training rows it sees; their states are the
     same to the bit under every composer, but for those a composer thaws. Options that a type names in ``choices`` are
     chosen by :func:`serket.comparison.measures.criterion` on 15 % of the training rows, each candidate fitted on the
-    others; then the composer is fitted on all. Nothing is chosen on test rows. Split 0 is the data's own.
+    others; then the composer is fitted on all. With labels ``validation`` is the mean of the measures on those rows
+    (:func:`serket.comparison.measures.overall`), without it is the criterion. Nothing is chosen on test rows. Split 0
+    is the data's own.
 
     Args:
         graph: a graph, or what :func:`serket.load_graph` takes; a composer in it says where the others go.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, cast
 
@@ -17,11 +17,12 @@ from serket import store
 from serket.comparison.bench import Bench, States
 from serket.comparison.cases import Case, divided
 from serket.comparison.code import code_of
-from serket.comparison.measures import Array, Readers, by_labels, criterion, examples, measured
+from serket.comparison.measures import Array, Readers, by_labels, criterion, examples, measured, overall
 from serket.comparison.specs import Spec, candidates
 from serket.data import IMAGES, Dataset
 from serket.errors import SerketError
 from serket.graph.write import to_yaml
+from serket.model import Model
 from serket.protocol import Embeds
 from serket.registry import lookup
 from serket.report.metrics import probe
@@ -49,6 +50,13 @@ class Setting:
     def data(self) -> Dataset:
         """The rows as the case leaves them."""
         return self.case.of(self.whole, self.seed)
+
+    @cached_property
+    def inside(self) -> tuple[Dataset, Readers]:
+        """The training rows, parted into rows to learn from and rows to judge by, and who judges there."""
+        learn, judge = divided(self.data, self.seed)
+        data = replace(self.data, train=learn, test=judge)
+        return data, readers_of(data)
 
     @cached_property
     def code(self) -> list[str]:
@@ -85,19 +93,23 @@ class Setting:
         bench, data, seed, keys = self.bench, self.data, self.seed, self.bench.keys
         learn, judge = divided(data, seed)
         open_options = candidates(bench.with_composer(spec, {}).nodes[bench.place.name].build(), spec.options)
-        start = time.process_time()
-        tried: list[tuple[float, dict[str, Any]]] = []
+        states, start = self.states, time.process_time()  # the modules are no cost of the first composer
+        tried: list[tuple[float, dict[str, Any], Model]] = []
         for options in open_options:
-            composed = bench.composed(bench.with_composer(spec, options), self.states, data, learn, seed)
-            tried.append((criterion(composed.model, bench.shared, data, keys, learn, judge), options))
-        validation, chosen = max(tried, key=lambda one: -np.inf if np.isnan(one[0]) else one[0])
+            composed = bench.composed(bench.with_composer(spec, options), states, data, learn, seed)
+            told = criterion(composed.model, bench.shared, data, keys, learn, judge)
+            tried.append((told, options, composed.model))
+        validation, chosen, model = max(tried, key=lambda one: -np.inf if np.isnan(one[0]) else one[0])
         choosing = time.process_time() - start
-        composed = bench.composed(bench.with_composer(spec, chosen), self.states, data, data.train, seed)
+        if data.label is not None and len(judge):
+            inside, readers = self.inside
+            validation = overall(measured(model, bench.shared, inside, keys, readers, seed), keys)
+        composed = bench.composed(bench.with_composer(spec, chosen), states, data, data.train, seed)
         model = composed.model
         found = measured(model, bench.shared, data, keys, self.readers, seed)
         found |= {"validation": validation, "chosen": chosen, "choosing_cpu_seconds": choosing}
         found |= {"cpu_seconds": composed.cpu_seconds, "parameters": composed.parameters}
-        found["thawed"] = composed.changed(self.states)
+        found["thawed"] = composed.changed(states)
         found["labels"] = {str(n): by_labels(model, bench.shared, data, keys, n, seed) for n in self.labels}
         if shown and (to := pictured(bench, data)):
             found["examples"] = examples(model, data, keys, to, _rows(data), DRAWS)

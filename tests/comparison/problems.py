@@ -14,7 +14,7 @@ GRAPH = {
     "variables": {**{f"z_{key}": {"family": "gaussian", "size": 2} for key in "abc"},
                   "shared": {"family": "gaussian", "size": 2}, "kind": {"family": "categorical", "size": 2}},
     "modules": {
-        **{key: {"type": "vae", "data": key, "ports": {"latent": f"z_{key}"}, "hidden": [6], "fit": {"epochs": 20, "batch": 16, "learning_rate": 0.01}}
+        **{key: {"type": "vae", "data": key, "ports": {"latent": f"z_{key}"}, "hidden": [6], "fit": {"epochs": 60, "batch": 16, "learning_rate": 0.01}}
            for key in "abc"},
         "concepts": {"type": "gmm", "ports": {"component": "kind", "observation": "shared"}},
     },

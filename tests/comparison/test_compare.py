@@ -12,6 +12,7 @@ import pytest
 from serket.comparison import code, setting
 from serket.comparison.bench import Bench
 from serket.comparison.cases import divided
+from serket.comparison.measures import _latents, overall
 from serket.data import few_pairs, load
 from serket.errors import DataError, GraphError, SerketError
 from serket.registry import plug
@@ -40,6 +41,23 @@ def test_modules_are_the_same_to_the_bit_under_every_composer(monkeypatch):
         assert all(state[n][key].equal(value) for n, first in states[0].items() for key, value in first.items())
     assert all(cell.values["thawed"] == [] for cell in table.cells)
     assert "concepts" not in seen[0].model.modules, "what stands on the shared latent has no part in it"
+
+
+@pytest.mark.parametrize("composer", ["linear_gaussian", "product", "relative", "kernel", "fickle:deaf=false"])
+def test_the_shared_latent_alone_is_what_the_whole_graph_infers(composer, monkeypatch):
+    seen, composed, source = [], Bench.composed, data()
+    monkeypatch.setattr(Bench, "composed", lambda self, *args: seen.append(composed(self, *args)) or seen[-1])
+    compared(composer, source=source)
+    latent = _latents(seen[-1].model, "shared", source)
+    for subset in (None, ["b"], ["a", "c"]):
+        whole = seen[-1].model.infer(source, observe=subset, rows=source.test)["shared"].mean().double()
+        assert np.array_equal(latent(subset, source.test), whole.numpy())
+
+
+def test_composers_are_chosen_by_all_that_the_table_shows():
+    found = {"joint": 0.9, "strict": 0.6, "ari": 0.3, "subsets": {"a": 0.5, "b": 0.7, "a+b": 0.9}}
+    assert overall(found, "ab") == pytest.approx((0.9 + 0.6 + 0.3 + 0.5 + 0.7) / 5)
+    assert overall(found | {"coherence": 0.6}, "ab") == pytest.approx((0.9 + 0.6 + 0.3 + 0.5 + 0.7 + 0.6) / 6)
 
 
 def test_a_composer_that_thaws_a_module_is_told_of_and_no_other_hears_it():
@@ -94,9 +112,9 @@ def test_a_probe_of_few_labels_is_taught_so_many_of_a_class_by_the_first_view(mo
 
     monkeypatch.setitem(setting.by_labels.__globals__, "probe_scores", watched)
     table = compared("linear_gaussian", labels=[3, 500])
-    assert [np.bincount(labels).tolist() for _, labels in taught[1:]][0] == [3, 3]
+    assert [np.bincount(labels).tolist() for _, labels in taught[2:]][0] == [3, 3], "first validation and test rows"
     source = data()
-    assert len(taught[2][1]) == len(source.train), "a class gives what it has"
+    assert len(taught[3][1]) == len(source.train), "a class gives what it has"
     assert set(table.sections) > {"3 labels a class on a, read from"}
     assert table.spread("linear_gaussian", "labels.3.accuracy.b").mean > 0.6
 
@@ -113,9 +131,8 @@ def test_a_composer_that_cannot_serve_says_why_in_its_row():
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
-    measured, pretrained = setting.measured, Bench.pretrained
-    calls = []
-    monkeypatch.setattr(setting, "measured", lambda *args: calls.append("cell") or measured(*args))
+    pretrained, calls = Bench.pretrained, []
+    monkeypatch.setattr(setting, "overall", lambda *args: calls.append("cell") or overall(*args))
     monkeypatch.setattr(
         Bench, "pretrained", lambda self, *args, **more: calls.append("modules") or pretrained(self, *args, **more)
     )
