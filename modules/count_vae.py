@@ -159,7 +159,7 @@ class CountVAE:
         weights |= learnt
         inputs = self.likelihood.inputs(self._checked(values, weights), weights)
 
-        def elbo(chosen: Tensor, training: bool) -> Tensor:
+        def elbo(chosen: Tensor, left: float) -> Tensor:
             seen, cavity = inputs.index_select(0, chosen), above[chosen]
             q = cavity * Dirichlet(self._counts(weights, seen))
             # Gammas of small alpha underflow.

@@ -208,13 +208,13 @@ class ClassDensity(ABC):
 
     def _objective(
         self, weights: Mapping[str, Tensor], inputs: Tensor, bias: Tensor, generator: torch.Generator
-    ) -> Callable[[Tensor, bool], Tensor]:
+    ) -> Callable[[Tensor, float], Tensor]:
         """Return the mean log-likelihood of chosen rows; categories that are ruled out cost no time."""
         context = torch.eye(self.categories).to(inputs)[weights["order"]]
 
-        def objective(chosen: Tensor, training: bool) -> Tensor:
+        def objective(chosen: Tensor, left: float) -> Tensor:
             seen, told = inputs[chosen], bias[chosen]
-            if training and self.noise:
+            if left and self.noise:
                 drawn = torch.randn(seen.shape, generator=generator, dtype=seen.dtype, device=seen.device)
                 seen = seen + self.noise * drawn
             row, category = told.isfinite().nonzero(as_tuple=True)

@@ -162,9 +162,9 @@ class FlowVAE:
         def normal(like: Tensor) -> Tensor:
             return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
-        def elbo(chosen: Tensor, training: bool) -> Tensor:
+        def elbo(chosen: Tensor, left: float) -> Tensor:
             seen = inputs.index_select(0, chosen)
-            heard = seen + self.noise * normal(seen) if training and self.noise else seen
+            heard = seen + self.noise * normal(seen) if left and self.noise else seen
             z, log_q = self._draw(weights, heard, normal(seen.new_empty(len(seen), self.size)))
             return (self.likelihood.log_prob(self._decode(weights, z), seen, weights) + _log_normal(z) - log_q).mean()
 

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 
 from serket.errors import DataError
 
-__all__ = ["LIKELIHOODS", "Imagined", "Likelihood", "LikelihoodName"]
+__all__ = ["LIKELIHOODS", "GaussianLikelihood", "Imagined", "Likelihood", "LikelihoodName"]
 
 LikelihoodName = Literal["gaussian", "bernoulli", "categorical"]
 State = Mapping[str, Tensor]
@@ -75,10 +75,15 @@ class GaussianLikelihood:
         """One mean per dimension."""
         return state["location"].shape[0]
 
+    def errors(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
+        """Return (x_d - m_d)^2, scaled x and m."""
+        mean = output * (state["unit"] / state["scale"])
+        return F.mse_loss(mean, inputs.expand_as(mean), reduction="none")
+
     def log_prob(self, output: Tensor, inputs: Tensor, state: State) -> Tensor:
         """-sum_d [ (x_d - m_d)^2 / v + log(2 pi v) ] / 2 - sum_d log scale_d, scaled x and m, v = exp(log_variance)."""
-        log_variance, mean = state["log_variance"], output * (state["unit"] / state["scale"])
-        square = F.mse_loss(mean, inputs.expand_as(mean), reduction="none").sum(-1) * (-log_variance).exp()
+        log_variance = state["log_variance"]
+        square = self.errors(output, inputs, state).sum(-1) * (-log_variance).exp()
         constant = log_variance + math.log(2 * math.pi) + 2 * state["scale"].log().mean()
         return -(square + inputs.shape[-1] * constant) / 2
 

@@ -36,7 +36,7 @@ def initial(net: str, sizes: Sequence[int], like: Tensor, generator: torch.Gener
 
 
 def maximise(
-    elbo: Callable[[Tensor, bool], Tensor],
+    elbo: Callable[[Tensor, float], Tensor],
     learnt: Mapping[str, Tensor],
     rows: int,
     *,
@@ -52,7 +52,8 @@ def maximise(
     """Climb the mean ELBO by minibatches in a fresh order; return the weights, the best of held-out rows if patient.
 
     Args:
-        elbo: of rows ``(batch,)``, and whether they are trained on; a mean, in nats, with a gradient in ``learnt``.
+        elbo: of rows ``(batch,)``, and of the share of epochs left, 0 where nothing is trained; a mean, in nats, with a
+            gradient in ``learnt``.
         learnt: leaves that require gradients.
         rows: how many there are.
         generator: of the order.
@@ -78,7 +79,7 @@ def maximise(
 
     def held_out_elbo() -> float:
         with torch.no_grad():
-            return float(elbo(held, False))
+            return float(elbo(held, 0.0))
 
     if len(held):
         best.hopeful(held_out_elbo(), learnt)  # a refit never ends below where it began
@@ -86,7 +87,7 @@ def maximise(
         total: Tensor | float = 0.0
         for chosen in train[torch.randperm(len(train), generator=generator, device=device)].split(batch):
             descent.zero_grad(set_to_none=True)
-            value = elbo(chosen, True)
+            value = elbo(chosen, 1 - epoch / epochs)
             (-value).backward()
             descent.step()
             total = total + value.detach() * len(chosen)

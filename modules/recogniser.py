@@ -165,7 +165,7 @@ class Recogniser:
         learns = certain * (fold != torch.arange(self.members, device=fold.device).unsqueeze(1))  # (members, rows)
         learnt = {n: v.clone().requires_grad_() for n, v in weights.items() if n.startswith("net.")}
 
-        def objective(chosen: Tensor, training: bool) -> Tensor:
+        def objective(chosen: Tensor, left: float) -> Tensor:
             seen = inputs[chosen].expand(self.members, -1, -1)
             noise = torch.randn(seen.shape, generator=generator, dtype=seen.dtype, device=seen.device)
             log_q = self._outputs(learnt, seen + self.noise * noise)

@@ -14,7 +14,7 @@ from torch import Tensor
 from serket.errors import DataError, GraphError, MessageError, ShapeError
 from serket.messages import Family, Gaussian, Message
 from serket.modules.cavity import Cavity
-from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
+from serket.modules.likelihoods import LIKELIHOODS, GaussianLikelihood, Imagined, LikelihoodName
 from serket.modules.network import Optimiser, initial, layers, maximise
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
@@ -25,6 +25,8 @@ __all__ = ["VAE"]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 LEAST_PRECISION = 0.05  # of a dimension that is in use
+FOLLOWING = 0.1  # share of the way from the learnt variance to that of a batch's errors
+LEAST_VARIANCE = 1e-4
 
 
 @register("vae")
@@ -44,10 +46,13 @@ class VAE:
         ports: ``latent``, a Gaussian parent.
         hidden: widths of the hidden layers, encoder order; the decoder mirrors them.
         likelihood: gaussian, bernoulli (data in [0, 1]) or categorical (columns of category numbers).
-        variance: of the Gaussian likelihood, in units of the data's overall variance; learnt unless given.
+        variance: of the Gaussian likelihood, in units of the data's overall variance. Unless given it follows the mean
+            squared error, the likeliest there is (Rybkin et al. 2021, sigma-VAE): by gradient it lags, and what is
+            below it, such as what tells two kinds apart that look alike, never reaches the latent.
         noise: standard deviation of the noise added to the encoder's scaled input while training (Im et al. 2017,
-            denoising criterion): latents of similar inputs come to lie together, and other senses can predict them.
-            ``auto`` is sqrt(columns) / 10, at most 0.8: what is read off many columns averages their noise out.
+            denoising criterion): latents of similar inputs come to lie together, and a linear composer predicts them.
+            ``auto`` starts at sqrt(columns) / 10, at most 0.8, as what is read off many columns averages their noise
+            out, and falls to nothing with the epochs: fine differences are read in the end.
     """
 
     ports: Mapping[str, Port] = {"latent": Port(Role.PARENT, Family.GAUSSIAN)}
@@ -168,9 +173,11 @@ class VAE:
             self.weights = self._initial(values, generator)
         self.weights = {name: value.to(values) for name, value in self.weights.items()}
         constants = {n: v for n, v in self.weights.items() if not self._learnt(n)}
-        learnt = {n: v.clone().requires_grad_() for n, v in self.weights.items() if self._learnt(n)}
+        learnt = {n: v.clone().requires_grad_(n != "log_variance") for n, v in self.weights.items() if self._learnt(n)}
+        spread = learnt.get("log_variance")  # has no gradient: it follows the errors
         weights = {**constants, **learnt}
         inputs = self.likelihood.inputs(self._checked(values), weights)
+        fading = self.noise == "auto"
         noise = min(0.8, math.sqrt(inputs.shape[1]) / 10) if self.noise == "auto" else self.noise
         cavity = Cavity.of(above)
         alike = bool((above.info == above.info[:1]).all() & (above.precision == above.precision[:1]).all())
@@ -179,16 +186,25 @@ class VAE:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=values.dtype, device=values.device)
 
-        def elbo(chosen: Tensor, training: bool) -> Tensor:
+        def told(latent: Tensor, seen: Tensor, left: float) -> Tensor:
+            decoded = self._decode(weights, latent)
+            if left and spread is not None and isinstance(self.likelihood, GaussianLikelihood) and len(seen):
+                with torch.no_grad():
+                    error = self.likelihood.errors(decoded, seen, weights).mean()
+                    spread.lerp_(error.clamp_min(LEAST_VARIANCE).log(), FOLLOWING)
+            return self.likelihood.log_prob(decoded, seen, weights).mean(0)
+
+        def elbo(chosen: Tensor, left: float) -> Tensor:
             seen = inputs.index_select(0, chosen)
-            potential = self._encode(weights, seen + noise * normal(*seen.shape) if training and noise else seen)
+            loud = noise * left if fading else noise
+            potential = self._encode(weights, seen + loud * normal(*seen.shape) if left and noise else seen)
             draws, first = normal(1, len(chosen), self.size), 0 if base is None else round(alone * len(chosen))
-            total = self._elbo(weights, seen[first:], potential[first:], cavity[chosen[first:]], draws[:, first:]).sum()
+            latent, divergence = cavity[chosen[first:]].meet(potential[first:], draws[:, first:])
+            total = (told(latent, seen[first:], left) - divergence).sum()
             if base is not None and first:
                 mine = base * potential[:first]
                 latent, divergence = cavity[chosen[:first]].judge(mine, draws[:, :first])
-                decoded = self._decode(weights, latent)
-                total = total + (self.likelihood.log_prob(decoded, seen[:first], weights)[0] - divergence).sum()
+                total = total + (told(latent, seen[:first], left) - divergence).sum()
             return total / len(chosen)
 
         best, report = maximise(

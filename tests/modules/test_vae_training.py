@@ -88,6 +88,38 @@ def test_the_learnt_variance_is_that_of_the_noise(seed):
     assert 1.5 < deviation < 4.0  # the noise has 2, the data about 12
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_variance_is_that_of_the_errors_however_slow_the_optimiser(seed):
+    """By gradient it would have moved by 0.06 at most: Adam's steps are no longer than the learning rate."""
+    _, x = world("gaussian", seed)
+    module, _ = fitted(x, seed, options={"noise": 0.0}, learning_rate=1e-4)
+    reply = module.infer({"latent": standard(x)}, Evidence.of(x), generator=generator())
+    belief = standard(x) * reply.messages["latent"]
+    drawn = belief.mean() + torch.randn(x.shape[0], 2, generator=generator(9), dtype=x.dtype) * belief.variance().sqrt()
+    state = module.state()
+    hidden = torch.relu(drawn @ state["decoder.0.weight"].T + state["decoder.0.bias"])
+    mean = state["location"] + state["unit"] * (hidden @ state["decoder.1.weight"].T + state["decoder.1.bias"])
+    error = float(((x - mean) / state["scale"]).square().mean().log())
+    assert float(state["log_variance"]) == pytest.approx(error, abs=0.1)
+    assert abs(error + 1) > 0.2, "-1 is where it starts"
+
+
+@pytest.mark.parametrize("noise, last", [("auto", 0.04), (0.8, 0.8)])
+def test_automatic_noise_falls_to_nothing_and_a_number_stays(noise, last, monkeypatch):
+    heard, encode = [], VAE._encode
+    monkeypatch.setattr(
+        VAE, "_encode", lambda self, weights, x: heard.append(float(x.var())) or encode(self, weights, x)
+    )
+    x = torch.randn(100, 64, generator=generator(), dtype=torch.float64)
+    fitted(x, options={"noise": noise}, epochs=20, batch=100)
+    *told, plain = heard  # the last time for which dimensions speak
+    assert [told[0] - plain, told[-1] - plain] == pytest.approx([0.8**2, last**2], abs=0.05)
+
+
+def standard(x):
+    return Gaussian.standard((len(x),), 2, dtype=torch.float64)
+
+
 def test_early_stopping_stops_and_keeps_the_best():
     _, x = world("gaussian", 0, rows=40)
     module, report = fitted(x, options={"noise": 0.0}, epochs=400, patience=10, held_out=0.4, learning_rate=2e-2)
