@@ -131,7 +131,7 @@ def test_a_module_is_refitted_warm_or_fresh(old, fresh):
     # The same rows and seed: what forgets learns the same again. The composer's view has other neighbours than it had.
     assert {name for name in before if before[name] != after[name]} == ({"body"} if fresh else {"b", "body"})
     assert_same_results(old, changed, ["a"], senses())
-    assert kind_found(changed, senses(), ["a", "b"]) > 0.9
+    assert kind_found(changed, senses(), ["a", "b"]) > 0.85
     # Warm, it goes on: the first epoch begins near where the last fit ended. Fresh, it begins at the beginning.
     first, last = changed.histories["b"]["elbo"][0], old.histories["b"]["elbo"][-1]
     begun = old.histories["b"]["elbo"][0]

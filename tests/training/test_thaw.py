@@ -62,7 +62,7 @@ def test_a_thawed_module_learns_on_and_no_other_does():
     assert any(not torch.equal(before["body"][part], after["body"][part]) for part in before["body"])
     assert not any(value.requires_grad for state in after.values() for value in state.values())
     curve = thawed.histories["body"]["thawed"]
-    assert len(curve) > 2 and max(curve) > curve[0] + 1 and "thawed" not in frozen.histories["body"]
+    assert len(curve) > 2 and max(curve) > curve[0] + 0.1 and "thawed" not in frozen.histories["body"]
     # The engine's evidence of rows that nobody learnt from knows nothing of that objective.
     assert evidence(thawed) > evidence(frozen)
 
