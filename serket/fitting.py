@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from serket import store
+from serket.calibration import give_exponents
 from serket.data import Dataset
-from serket.errors import DataError, DataWarning, SerketError
+from serket.errors import DataError, SerketError
 from serket.graph import Graph, load_graph, prior_owners
 from serket.graph.write import to_yaml
 from serket.inputs import Array, check_device, dataset_for, dtype_of, gather, layouts, raw_keys
 from serket.model import Model
 from serket.protocol import Embeds, Evidence, Trainable
-from serket.training.calibrate import calibrate
 from serket.training.compose import alone, compose
 from serket.training.mutual import Step, mutual
 from serket.training.pretrain import Fitted, Report, pretrain
@@ -120,7 +117,7 @@ def fit(
         model.seconds["rounds"] = time.perf_counter() - begun
     if graph.calibrate != "none":
         begun = time.perf_counter()
-        _calibrate(model, dataset, everything, validation, dtype, report)
+        give_exponents(model, dataset, dataset.train, everything, validation, dtype, report)
         model.seconds["calibrate"] = time.perf_counter() - begun
     ordered = {name: model.seconds[name] for name in [*graph.nodes, "rounds", "calibrate"] if name in model.seconds}
     model.seconds = {**ordered, "total": time.perf_counter() - start}
@@ -160,37 +157,6 @@ def _learn_together(
             for name, module in learners.items():
                 kept.put(f"{name}.round", tag(number), module.state())
             kept.put("steps.round", tag(number), {"json": torch.tensor(list(told), dtype=torch.uint8)})
-
-
-def _calibrate(
-    model: Model,
-    dataset: Dataset,
-    everything: Mapping[str, Evidence],
-    validation: Mapping[str, Evidence],
-    dtype: torch.dtype,
-    report: Report | None,
-) -> None:
-    """Give the graph of a model its exponents; labels, if they are asked for, of all training rows: none was learnt."""
-    labels = None
-    if model.graph.calibrate == "labels":
-        if dataset.label is None:
-            raise DataError("there are no labels to calibrate by", where=dataset.name, expected="an array 'label'",
-                            fix="store one, or write calibrate: senses")  # fmt: skip
-        names = np.unique(dataset.label[dataset.train])
-        labels = torch.from_numpy(np.searchsorted(names, dataset.label[dataset.train])).to(model.device)
-    model.graph, notes = calibrate(
-        model.graph,
-        model.modules,
-        validation,
-        seed=model.seed,
-        dtype=dtype,
-        concept=model.graph.concept,
-        labelled=everything if labels is not None else None,
-        labels=labels,
-        progress=report and partial(report, "calibrate"),
-    )
-    for note in notes:
-        warnings.warn(note, DataWarning, stacklevel=3)
 
 
 def _tag(model: Model, name: str) -> str:

@@ -17,7 +17,7 @@ FILES = {
 # Who stands on whom; a room imports only what is strictly below it, and itself.
 FLOORS = [["errors"], ["messages", "rows"], ["draws", "naming", "predictive", "protocol"], ["registry"], ["graph", "data", "store"],
           ["engine"], ["embedding"],
-          ["training", "inputs", "imagination", "retrieval", "scaffold"], ["model"], ["fitting", "growth"], ["report"],
+          ["training", "inputs", "imagination", "retrieval", "scaffold"], ["model"], ["calibration"], ["fitting", "growth"], ["report"],
           ["comparison", "stream"],
           ["cli", "testing"]]  # fmt: skip
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

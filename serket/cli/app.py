@@ -10,7 +10,7 @@ import typer
 
 from serket.cli.compare import compare
 from serket.cli.embed import embed
-from serket.cli.grow import add, refit, swap
+from serket.cli.grow import add, calibrate, refit, swap
 from serket.cli.look import check, draw, modules, new_module, schema
 from serket.cli.run import run
 from serket.cli.shared import err
@@ -18,7 +18,7 @@ from serket.cli.stream import replay, stream
 from serket.cli.use import evaluate, generate, infer, retrieve
 from serket.report.status import say, status
 
-RESUMES = ("run", "embed", "add", "swap", "refit", "compare")  # what is done of them is kept
+RESUMES = ("run", "embed", "add", "swap", "refit", "calibrate", "compare")  # what is done of them is kept
 
 app = typer.Typer(
     name="serket",
@@ -45,8 +45,8 @@ def options(
 
 
 for command in (
-    run, embed, add, swap, refit, compare, check, draw, infer, generate, retrieve, evaluate, stream, replay, modules,
-    schema, new_module,
+    run, embed, add, swap, refit, calibrate, compare, check, draw, infer, generate, retrieve, evaluate, stream, replay,
+    modules, schema, new_module,
 ):  # fmt: skip
     app.command()(command)
 

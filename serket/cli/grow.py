@@ -1,8 +1,9 @@
-"""A run that grows and changes: add a sense, swap a model, refit one; all else stays to the bit."""
+"""A run that grows and changes: add a sense, swap a model, refit one, calibrate; all else stays to the bit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +29,15 @@ from serket.cli.shared import (
 from serket.report.progress import Bars
 
 if TYPE_CHECKING:
-    from serket.growth import Change
     from serket.model import Model
+
+
+class By(StrEnum):
+    """What exponents are judged by."""
+
+    senses = "senses"
+    labels = "labels"
+
 
 WrittenRun = Annotated[str, typer.Argument(help="A run directory; rewritten, unless --out is given.", metavar="RUN")]
 FractionOpt = Annotated[
@@ -55,10 +63,12 @@ def add(
 ) -> None:
     """Add a sense to a run: fit the new module and what touches it, and nothing else."""
     plug(plugin)
-    from serket.growth import planned_add
+    from serket.growth import carried_out, planned_add
 
-    options = {"test_fraction": test_fraction, "strict": strict}
-    _carry_out(run, lambda model: planned_add(model, fragment), data, out, options, device, quiet, as_json)
+    def grown(model: Model, **given: Any) -> Model:
+        return carried_out(model, planned_add(model, fragment), **given)
+
+    _carry_out(run, grown, data, out, {"test_fraction": test_fraction, "strict": strict}, device, quiet, as_json)
 
 
 def swap(
@@ -76,12 +86,13 @@ def swap(
 ) -> None:
     """Put another model in a module's place: fit it and what touches it, and nothing else."""
     plug(plugin)
-    from serket.growth import planned_swap
+    from serket.growth import carried_out, planned_swap
+
+    def swapped(model: Model, **given: Any) -> Model:
+        return carried_out(model, planned_swap(model, module, fragment), **given)
 
     options = {"test_fraction": test_fraction, "strict": strict}
-    _carry_out(
-        run, lambda model: planned_swap(model, module, fragment), data, out, options, device, quiet, as_json, module
-    )
+    _carry_out(run, swapped, data, out, options, device, quiet, as_json, module)
 
 
 def refit(
@@ -99,20 +110,40 @@ def refit(
 ) -> None:
     """Train one module of a run again, from where it stands, and what touches it, and nothing else."""
     plug(plugin)
-    from serket.growth import planned_refit
+    from serket.growth import carried_out, planned_refit
+
+    def refitted(model: Model, **given: Any) -> Model:
+        return carried_out(model, planned_refit(model, module, fresh=fresh), **given)
 
     options = {"test_fraction": test_fraction, "strict": strict}
-    without = module if fresh else None
+    _carry_out(run, refitted, data, out, options, device, quiet, as_json, module if fresh else None)
 
-    def planned(model: Model) -> Change:
-        return planned_refit(model, module, fresh=fresh)
 
-    _carry_out(run, planned, data, out, options, device, quiet, as_json, without)
+def calibrate(
+    run: WrittenRun,
+    by: Annotated[By, typer.Option("--by", help="What exponents are judged by.")] = By.senses,
+    data: DataOpt = None,
+    out: OutOpt = None,
+    test_fraction: FractionOpt = None,
+    strict: StrictOpt = None,
+    device: DeviceOpt = "cpu",
+    plugin: PluginOpt = None,
+    quiet: QuietOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Fit what each message counts for, by rows that no module was fitted on; no module changes."""
+    plug(plugin)
+    from serket.calibration import calibrated
+
+    def anew(model: Model, data: Any, **given: Any) -> Model:
+        return calibrated(model, data, by=by.value, **given)
+
+    _carry_out(run, anew, data, out, {"test_fraction": test_fraction, "strict": strict}, device, quiet, as_json)
 
 
 def _carry_out(
     run: str,
-    planned: Callable[[Model], Change],
+    change: Callable[..., Model],
     data: Path | None,
     out: Path | None,
     told_options: dict[str, Any],
@@ -124,7 +155,6 @@ def _carry_out(
     """Do it, measure the whole, and write it in one step; until then the run stands as it was."""
     from serket import store
     from serket.evaluate import evaluate
-    from serket.growth import carried_out
     from serket.inputs import check_device, dataset_for
     from serket.model import load
     from serket.report.figures import draw_figures
@@ -138,7 +168,7 @@ def _carry_out(
         try:
             # Read under the lock: what another change writes before it is taken would be lost.
             model = load(run, device=device, without=without)
-            changed = carried_out(model, planned(model), str(data) if data else None, report=bars.step, **options)
+            changed = change(model, data=str(data) if data else None, report=bars.step, **options)
             if "source" not in changed.data:
                 changed.data["source"] = source_of(changed.graph.data, data, changed.graph.folder)
             source = changed.data["source"]
@@ -167,7 +197,14 @@ def _carry_out(
 
 
 def _show_change(told: dict[str, Any]) -> None:
-    """Print which states changed and which did not, under which hashes."""
+    """Print which states changed and which did not, under which hashes; of a calibration, the exponents."""
+    if told["what"] == "calibrate":
+        table = Table("module", "message or data", "exponent", box=None, pad_edge=False, header_style="bold")
+        for name, exponents in told["exponents"].items():
+            for what, exponent in exponents.items():
+                table.add_row(name, what, f"{exponent:.3g}")
+        show_text(table, f"fitted on {told['rows']} rows; all other messages count as they are", "")
+        return
     table = Table("module", "state", "SHA-256", "before", box=None, pad_edge=False, header_style="bold")
     for name, row in told["states"].items():
         same = row["before"] == row["after"]
