@@ -158,7 +158,8 @@ def _uncalibrated(change: Change) -> Change:
     for name, touch in change.touches.items():
         if name not in change.stated and touch.views is None and touch.along is None and nodes[name].calibration:
             nodes[name] = replace(nodes[name], calibration={})
-            text = f"'{name}' was calibrated, and is another module now: its exponents are gone; serket calibrate finds new ones"
+            text = f"'{name}' was calibrated, and is another module now: its exponents are gone; serket calibrate "
+            text += "finds new ones"
             change = replace(change, warnings=(*change.warnings, text))
     return replace(change, graph=replace(change.graph, nodes=nodes))
 
