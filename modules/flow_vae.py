@@ -15,7 +15,7 @@ from torch.quasirandom import SobolEngine
 from serket.errors import DataError, ShapeError, StateError
 from serket.messages import Family, Gaussian, Message
 from serket.modules.bijection import Bijection
-from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName
+from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName, follow
 from serket.modules.mixture import blocks
 from serket.modules.network import Optimiser, initial, layers, maximise
 from serket.protocol import Evidence, FitReport, Includes, Port, Progress, Reply, Role
@@ -155,7 +155,7 @@ class FlowVAE:
         if not self.weights:
             self.weights = self._initial(values, generator)
         weights = {name: value.to(values) for name, value in self.weights.items()}
-        learnt = {n: v.clone().requires_grad_() for n, v in weights.items() if n.startswith(_LEARNT)}
+        learnt = {n: v.clone().requires_grad_(n != "log_variance") for n, v in weights.items() if n.startswith(_LEARNT)}
         weights |= learnt
         inputs = self.likelihood.inputs(self._checked(values), weights)
 
@@ -166,7 +166,10 @@ class FlowVAE:
             seen = inputs.index_select(0, chosen)
             heard = seen + self.noise * normal(seen) if left and self.noise else seen
             z, log_q = self._draw(weights, heard, normal(seen.new_empty(len(seen), self.size)))
-            return (self.likelihood.log_prob(self._decode(weights, z), seen, weights) + _log_normal(z) - log_q).mean()
+            decoded = self._decode(weights, z)
+            if left and "log_variance" in learnt:
+                follow(learnt["log_variance"], self.likelihood, decoded, seen, weights)
+            return (self.likelihood.log_prob(decoded, seen, weights) + _log_normal(z) - log_q).mean()
 
         best, report = maximise(elbo, learnt, len(inputs), generator=generator, progress=progress, epochs=epochs,
                                 batch=batch, learning_rate=learning_rate, optimiser=optimiser, patience=patience,

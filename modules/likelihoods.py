@@ -13,10 +13,11 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 
 from serket.errors import DataError
 
-__all__ = ["LIKELIHOODS", "GaussianLikelihood", "Imagined", "Likelihood", "LikelihoodName"]
+__all__ = ["LIKELIHOODS", "Imagined", "Likelihood", "LikelihoodName", "follow"]
 
 LikelihoodName = Literal["gaussian", "bernoulli", "categorical"]
 State = Mapping[str, Tensor]
+LEAST_VARIANCE = 1e-4  # learnt, in units of the data's
 OTHER_UNITS = 0.9
 """Share of the variance of all dimensions that one may have and still be taken for one in the units of the others."""
 
@@ -185,3 +186,11 @@ class Imagined(MixtureSameFamily):
     def mean(self) -> Tensor:
         """Mean of the decoding at the belief's mean, ``(rows, D)``."""
         return self.centre.mean
+
+
+def follow(log_variance: Tensor, likelihood: Likelihood, decoded: Tensor, inputs: Tensor, state: State) -> None:
+    """Move a learnt variance, in place, to the mean squared error of a batch, a tenth of the way in logarithms."""
+    if isinstance(likelihood, GaussianLikelihood) and len(inputs):
+        with torch.no_grad():
+            error = likelihood.errors(decoded, inputs, state).mean()
+            log_variance.lerp_(error.clamp_min(LEAST_VARIANCE).log(), 0.1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from serket.errors import DataError, GraphError, MessageError, ShapeError
 from serket.messages import Family, Gaussian, Message
 from serket.modules.cavity import Cavity
-from serket.modules.likelihoods import LIKELIHOODS, GaussianLikelihood, Imagined, LikelihoodName
+from serket.modules.likelihoods import LIKELIHOODS, Imagined, LikelihoodName, follow
 from serket.modules.network import Optimiser, initial, layers, maximise
 from serket.protocol import Evidence, FitReport, Port, Progress, Reply, Role
 from serket.registry import register
@@ -25,8 +25,6 @@ __all__ = ["VAE"]
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 LEAST_PRECISION = 0.05  # of a dimension that is in use
-FOLLOWING = 0.1  # share of the way from the learnt variance to that of a batch's errors
-LEAST_VARIANCE = 1e-4
 
 
 @register("vae")
@@ -188,10 +186,8 @@ class VAE:
 
         def told(latent: Tensor, seen: Tensor, left: float) -> Tensor:
             decoded = self._decode(weights, latent)
-            if left and spread is not None and isinstance(self.likelihood, GaussianLikelihood) and len(seen):
-                with torch.no_grad():
-                    error = self.likelihood.errors(decoded, seen, weights).mean()
-                    spread.lerp_(error.clamp_min(LEAST_VARIANCE).log(), FOLLOWING)
+            if left and spread is not None:
+                follow(spread, self.likelihood, decoded, seen, weights)
             return self.likelihood.log_prob(decoded, seen, weights).mean(0)
 
         def elbo(chosen: Tensor, left: float) -> Tensor:

@@ -43,7 +43,7 @@ def test_a_plain_encoder_in_its_place_costs_evidence(seed):
     flow, named = learnt(GRAPH, seed)
     vae, named_by_vae = learnt(PLAIN, seed)
     print(f"seed {seed}: flow_vae {flow:.3f} {named:.3f}, vae {vae:.3f} {named_by_vae:.3f}")
-    assert flow > vae + 0.2
+    assert flow > vae + 0.3
 
 
 def test_a_plain_encoder_costs_evidence_early_on():
