@@ -15,7 +15,7 @@ from serket.engine.blame import blamed
 from serket.engine.diagnose import account, weigh
 from serket.engine.exchange import Exchange, Improper, check_reply
 from serket.engine.result import Result
-from serket.engine.schedule import Step, reaching, schedule
+from serket.engine.schedule import Step, schedule
 from serket.errors import ConvergenceWarning, MessageError, SerketError
 from serket.graph.check import PriorOwner, prior_owners
 from serket.graph.graph import Graph
@@ -149,7 +149,6 @@ def pass_messages(
     extra_sweeps: int = 0,
     owners: Mapping[str, PriorOwner] | None = None,
     silent: str | None = None,
-    about: str | None = None,
 ) -> Passing:
     """Move messages until they stand: the inside of :func:`run`, which training uses to fill inboxes.
 
@@ -157,7 +156,6 @@ def pass_messages(
         extra_sweeps: after the passes on a tree; they change nothing.
         owners: prior owners, if not those found among the modules.
         silent: a module that hears but is not called; on a tree only the messages that reach it are computed.
-        about: a variable; on a tree only the messages that reach it are computed.
         others: as in :func:`run`.
     """
     some = next((one for one in evidence.values() if one.sequence is not None), next(iter(evidence.values())))
@@ -168,7 +166,6 @@ def pass_messages(
     # On a tree, only the messages that reach the silent module; but a module that joins rows hears all, then answers.
     towards = silent if plan.tree and not couples_rows({name: modules[name] for name in speaking}) else None
     plan = plan if plan.tree or silent is None else schedule(graph, speaking)
-    plan = plan if about is None else reaching(plan, graph, about, names)
     owners = owners or prior_owners(graph, modules, names)
     exchange = Exchange(graph, modules, owners, row_id=row_id, dtype=dtype, improper=improper)
     absent = {name: ~one.present for name, one in evidence.items() if name in names}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import networkx as nx
 
 from serket.graph.graph import Graph
 
-__all__ = ["Schedule", "Step", "reaching", "schedule"]
+__all__ = ["Schedule", "Step", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,3 @@ def schedule(graph: Graph, active: frozenset[str] | None = None, root: str | Non
             distribute.append(Step(node.name, down))
         collect += reversed(upward)
     return Schedule((*collect, *distribute), sweep, tree=True)
-
-
-def reaching(plan: Schedule, graph: Graph, variable: str, active: frozenset[str] | None = None) -> Schedule:
-    """Leave out of the passes over a forest what does not reach a variable; on loops all does."""
-    if not plan.tree:
-        return plan
-    paths = nx.single_source_shortest_path(graph.network(active), ("variable", variable))
-    steps = []
-    for step in plan.passes:
-        path = paths.get(("node", step.node), ())
-        next_on = path[-2][1] if path else None
-        ports = tuple(port for port in step.ports if graph.nodes[step.node].bindings[port] == next_on)
-        steps += [replace(step, ports=ports)] if ports else []
-    return replace(plan, passes=tuple(steps))

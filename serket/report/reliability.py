@@ -57,8 +57,8 @@ def reliability(model: Model, dataset: Dataset) -> dict[str, Any]:
     Returns:
         ``concepts``, with labels: per subset ``error`` (:func:`calibration_error` of the likeliest label's
         probability), ``quantile`` (:func:`error_quantile`, 0.95), ``confidence`` and ``accuracy``, their means, and
-        ``bins``: per bin rows, mean confidence, share right. Concepts are named by all senses on
-        training rows (:func:`serket.naming.label_shares`).
+        ``bins``: per bin rows, mean confidence, share right. Concepts are named on training rows
+        (:func:`serket.naming.label_shares`).
         ``coverage``: per ``given>to`` the share of values inside the central 90 % of their own prediction, over
         observed values of the dimensions that vary in training rows. ``exponents``: of every node that is calibrated.
     """
@@ -69,7 +69,7 @@ def reliability(model: Model, dataset: Dataset) -> dict[str, Any]:
     concept = model.graph.concept
     if concept is not None and dataset.label is not None and len(keys):
         names, labels = np.unique(dataset.label[dataset.train], return_inverse=True)
-        taught = _probs(model, dataset, chosen[-1], dataset.train, concept)
+        taught = torch.stack([_probs(model, dataset, s, dataset.train, concept) for s in chosen])
         naming = label_shares(taught, torch.from_numpy(labels), len(names))
         truth = dataset.label[dataset.test]
         rows = {joined(s): (_probs(model, dataset, s, dataset.test, concept) @ naming).numpy() for s in chosen}

@@ -12,8 +12,9 @@ subsets at once. A module that cannot imagine is predicted as a reading: u = z +
 
     log p_S(u) = log [integral of b_S m^t] - log [integral of b_S] - log [integral of m^t],   m = exp(h'z - z'Lz/2)
 
-Concepts, which have no data, get theirs once the senses have them. With labels t_m maximise instead what subsets of the
-senses tell of the label (:mod:`serket.training.calibrate_concept`), and d_m follow.
+Concepts, which have no data, get theirs once the senses have them (:mod:`serket.training.calibrate_concept`).
+
+An exponent that gains less than two standard errors of its gain (over rows) is 1: exact evidence stays exact.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from serket.predictive import marginal_log_prob, seen, sharpened, varying
 from serket.protocol import Evidence, Generative, Module, couples_rows
 from serket.rows import runs, seeded
 from serket.training.calibrate_concept import concept_exponents
-from serket.training.exponents import SWEEPS, Parameter, by_errors, improve, passing, patterns, raised, simplify
+from serket.training.exponents import ERRORS, LEAST, MOST, SWEEPS, passing, patterns
 
 __all__ = ["calibrate", "patterns"]
 
-MOST_ROWS, NAMING_ROWS, RECALLED = 500, 250, 4
+Parameter = tuple[str, str]
+"""A node, and what of it: ``message`` or ``data``."""
+MOST_ROWS, RECALLED = 500, 4
 Progress = Callable[[int, int, str], None]
 
 
@@ -65,41 +68,31 @@ def calibrate(
         seed: of inference, and of which rows are drawn where there are more than 500.
         dtype: of the messages.
         concept: a categorical variable to calibrate as well.
-        labelled: rows with labels, the held-out ones among them; by the others, of which 250 are drawn, concepts are
-            named, too. Held-out rows if None.
-        labels: of these, whole numbers from 0, ``(rows,)``; None: the reading of all senses stands for them.
+        labelled: rows whose labels tell what a concept's probabilities are worth; held-out rows if None.
+        labels: their labels, whole numbers from 0, ``(rows,)``; None: the reading of all senses stands for them.
         progress: called with (steps done, steps in all, text).
 
     Raises:
         DataError: there are fewer than two held-out rows, or fewer than two senses.
     """
-    some, joined = next(iter(held_out.values()), None), couples_rows(modules)
+    some = next(iter(held_out.values()), None)
     if some is not None and len(some) > MOST_ROWS:
-        few = _drawn(some, joined, seed)
+        few = _drawn(some, couples_rows(modules), seed)
         held_out = {name: one[few] for name, one in held_out.items()}
         labels = labels if labels is None or labelled else labels[few]
     fitting = _Fitting(_stripped(graph), modules, held_out, seed, dtype)
     fitting.check()
-    known: dict[Parameter, float] = {}
-    if concept is not None and labels is not None:
-        rows = {name: one for name, one in (labelled or held_out).items() if name in fitting.senses}
-        rows, labels, scored = _named(rows, labels, held_out, joined, seed)
-        tell = partial(progress, 0, 1) if progress else None
-        known = concept_exponents(
-            fitting.graph, modules, rows, concept, seed, dtype, labels=labels, held_out=scored, progress=tell
-        )
-        fitting.exponents |= {one: t for one, t in known.items() if one in fitting.exponents}
-    todo = [parameter for parameter in fitting.exponents if parameter not in known]
+    todo = [*fitting.parameters]
     for sweep in range(SWEEPS):
         for number, parameter in enumerate(todo):
-            improve(fitting.exponents, parameter, fitting.scores, len(next(iter(held_out.values()))))
+            fitting.improve(parameter)
             if progress:
                 text = f"{parameter[0]} {parameter[1]} {fitting.exponents[parameter]:.3g}"
                 progress(sweep * len(todo) + number + 1, SWEEPS * len(todo) + 1, text)
-    simplify(fitting.exponents, todo, fitting.scores, by_errors)
-    graph = raised(fitting.graph, {**fitting.exponents, **known})
-    if concept is not None and not known:
-        graph = raised(graph, concept_exponents(graph, modules, held_out, concept, seed, dtype))
+    fitting.simplify()
+    graph = fitting.calibrated()
+    if concept is not None:
+        graph = concept_exponents(graph, modules, labelled or held_out, labels, concept, seed, dtype)
     if progress:
         progress(SWEEPS * len(todo) + 1, SWEEPS * len(todo) + 1, "done")
     return graph, fitting.notes
@@ -162,6 +155,47 @@ class _Fitting:
         composers = any(node.kind == "composer" for node in self.graph.nodes.values())
         chosen = [n for n, node in self.graph.nodes.items() if node.data or node.kind == "composer" or not composers]
         return {name: self.modules[name] for name in chosen}
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return list(self.exponents)
+
+    def calibrated(self) -> Graph:
+        """Return the graph under the exponents as they stand."""
+        return _with(self.graph, self.exponents)
+
+    def improve(self, parameter: Parameter) -> None:
+        """Find the best value of one exponent, the others as they stand, between 1/50 and 20."""
+        from scipy.optimize import minimize_scalar
+
+        rows = len(next(iter(self.evidence.values())))
+
+        def loss(log_exponent: float) -> float:
+            self.exponents[parameter] = math.exp(log_exponent)
+            return -float(self.scores().mean()) + log_exponent**2 / (2 * rows)
+
+        start = math.log(self.exponents[parameter])
+        found = minimize_scalar(
+            loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded", options={"xatol": 0.01}
+        )
+        self.exponents[parameter] = math.exp(found.x if found.fun < loss(start) else start)
+        self.exponents[parameter] = float(f"{self.exponents[parameter]:.4g}")
+
+    def simplify(self) -> None:
+        """Put exponents back to 1 that do not gain two standard errors over rows, the least useful first."""
+        left = [parameter for parameter, exponent in self.exponents.items() if exponent != 1]
+        while left:
+            now, gains = self.scores(), {}
+            for parameter in left:
+                kept, self.exponents[parameter] = self.exponents[parameter], 1.0
+                gain = now - self.scores()
+                self.exponents[parameter] = kept
+                gains[parameter] = float(gain.mean() / (gain.std() / math.sqrt(len(gain))).clamp_min(1e-30))
+            worst = min(left, key=lambda parameter: gains[parameter])
+            if gains[worst] >= ERRORS:
+                return
+            self.exponents[worst] = 1.0
+            left.remove(worst)
 
     def scores(self) -> Tensor:
         """Return the score of every row in which some sense is predicted, ``(rows,)``, nats a dimension."""
@@ -233,7 +267,7 @@ class _Fitting:
     def _passed(self, subset: tuple[str, ...], raw: bool = False) -> Exchange:
         """Pass the messages of a subset; ``raw`` under exponents of 1."""
         exponents = {(m, "message"): 1.0 if raw else self.exponents.get((m, "message"), 1.0) for m in subset}
-        graph = raised(self.graph, exponents)
+        graph = _with(self.graph, exponents)
         passed = partial(passing, graph, self.active, self.evidence, subset, self.seed, self.dtype)
         return cast(Exchange, self._recalled(("passed", subset, *exponents.values()), passed))
 
@@ -248,30 +282,26 @@ class _Fitting:
         return self._told[key]
 
 
-def _drawn(rows: Evidence, whole: bool, seed: int, most: int = MOST_ROWS) -> Tensor:
-    """Return the numbers of ``most`` rows, ascending, or of one longer sequence; sequences may stay whole.
+def _drawn(rows: Evidence, whole: bool, seed: int) -> Tensor:
+    """Return the numbers of at most 500 rows, ascending, or of one sequence that is longer; sequences may stay whole.
 
     Drawn at random: a file may be sorted by class or time, and its beginning then says little of the rest.
     """
     lengths = runs(rows.sequence, len(rows)) if whole else torch.ones(len(rows), dtype=torch.int64)
     order = torch.randperm(len(lengths), generator=seeded(seed, "calibrate"))
-    kept = order[: max(int((lengths.cpu()[order].cumsum(0) <= most).sum()), 1)]
+    kept = order[: max(int((lengths.cpu()[order].cumsum(0) <= MOST_ROWS).sum()), 1)]
     chosen = torch.zeros(len(lengths), dtype=torch.bool).scatter(0, kept, True)
     return chosen.repeat_interleave(lengths.cpu()).nonzero().squeeze(1).to(rows.row_id.device)
 
 
-def _named(
-    labelled: Mapping[str, Evidence], labels: Tensor, held_out: Mapping[str, Evidence], whole: bool, seed: int
-) -> tuple[dict[str, Evidence], Tensor, Tensor]:
-    """Return the held-out rows and as many others as are drawn, their labels, and which are held out."""
-    some, judged = next(iter(labelled.values())), next(iter(held_out.values())).row_id
-    scored = torch.isin(some.row_id, judged)
-    others = (~scored).nonzero().squeeze(1)
-    if len(others) > NAMING_ROWS:
-        others = others[_drawn(some[others], whole, seed, NAMING_ROWS)]
-    chosen = torch.cat([scored.nonzero().squeeze(1), others]).sort().values
-    return {name: one[chosen] for name, one in labelled.items()}, labels[chosen], scored[chosen]
-
-
 def _stripped(graph: Graph) -> Graph:
     return replace(graph, nodes={name: replace(node, calibration={}) for name, node in graph.nodes.items()})
+
+
+def _with(graph: Graph, exponents: Mapping[Parameter, float]) -> Graph:
+    """Return the graph with these exponents on every port of a node, and on its data."""
+    nodes = dict(graph.nodes)
+    for (name, what), exponent in exponents.items():
+        ports = ["data"] if what == "data" else nodes[name].ports
+        nodes[name] = replace(nodes[name], calibration={**nodes[name].calibration, **dict.fromkeys(ports, exponent)})
+    return replace(graph, nodes=nodes)

@@ -7,7 +7,6 @@ import torch
 
 from serket.engine import run
 from serket.engine.run import pass_messages
-from serket.engine.schedule import reaching, schedule
 from serket.errors import ConvergenceWarning
 from serket.graph import load_graph
 from serket.protocol import Evidence
@@ -125,21 +124,6 @@ def test_ten_more_rounds_on_a_tree_change_nothing(name):
         torch.testing.assert_close(
             once.exchange.belief(variable).probs, more.exchange.belief(variable).probs, rtol=0, atol=1e-10
         )
-
-
-@pytest.mark.parametrize("name", [*TREES, "loop"])
-def test_what_reaches_one_variable_is_all_that_its_belief_needs(name):
-    graph, _, _, readers = problem(name, 1)
-    _, evidence, _ = every_pattern(readers)
-    modules = graph.build()
-    whole = pass_messages(graph, modules, evidence, dtype=torch.float64)
-    for variable in graph.variables:
-        some = pass_messages(graph, modules, evidence, dtype=torch.float64, about=variable)
-        assert torch.equal(some.exchange.belief(variable).logits, whole.exchange.belief(variable).logits)
-        if name != "loop":  # one message from every module, towards the variable
-            passes = reaching(schedule(graph), graph, variable).passes
-            assert sorted(step.node for step in passes) == sorted(modules)
-            assert all(len(step.ports) == 1 for step in passes)
 
 
 def test_each_module_is_called_at_most_twice_on_a_tree():

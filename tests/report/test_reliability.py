@@ -91,23 +91,3 @@ def test_a_calibrated_run_measures_and_draws_itself(tmp_path):
     reliability_diagram(tmp_path / "one.png", told)
     reliability_diagram(tmp_path / "other.png", told)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_poor_sense_that_is_too_sure_blurs_no_other(seed):
-    """Concepts are pure; under every subset, what the poor sense gets wrong alone would pass for impurity."""
-    from serket.data import load
-
-    random = np.random.default_rng(seed)
-    tables = {name: pure * np.eye(4) + (1 - pure) / 4 for name, pure in {"a": 0.15, "b": 0.9, "c": 0.8}.items()}
-    kind = random.integers(4, size=4000)
-    data = {n: (random.random((4000, 1)) > t[kind].cumsum(1)).sum(1).clip(max=3) for n, t in tables.items()}
-    modules = {n: {"type": "table", "ports": {"given": ["kind"]}, "data": n, "values": t.tolist()}
-               for n, t in tables.items()}  # fmt: skip
-    modules["a"]["calibration"] = {"given[0]": 4.0}
-    graph = {"serket": 1, "variables": {"kind": {"family": "categorical", "size": 4}}, "modules": modules}
-    data = load({**data, "label": kind}, ["a", "b", "c"], test_fraction=0.5)
-    told = reliability(serket.fit(graph, data), data)["concepts"]
-    assert told["a"]["confidence"] - told["a"]["accuracy"] > 0.2
-    for name in ("b", "c", "b+c"):
-        assert told[name]["error"] < told[name]["quantile"]
