@@ -12,15 +12,14 @@ __all__ = ["weighed"]
 
 
 def weighed(
-    belief: Message, cavities: Sequence[Message], messages: Sequence[Message], prior: Message | None
+    belief: Message, cavities: Sequence[Message], alone: Sequence[Message], prior: Message | None
 ) -> tuple[list[float], float]:
     """Return what each message has added to a belief, and how far the messages contradict one another, in nats.
 
-    With belief b, cavities n_a, messages m_a, and p the belief without any evidence, one row each, stacked so that one
-    factorisation serves all: KL(b || n_a), 0 where it is not finite; and, of the finite ones,
+    With belief b, cavities n_a, prior p times each message m_a alone, and p the belief without any evidence, one row
+    each, stacked so that one factorisation serves all: KL(b || n_a), 0 where it is not finite; and, of the finite ones,
     min_a [log int b - log int n_a] - [log int p m_a - log int p], +inf if there is none or no p.
     """
-    alone = [prior * message for message in messages] if prior is not None else []
     rows = stacked([*cavities, belief, *alone, *([] if prior is None else [prior])])
     count = len(cavities)
     gained = [nats if math.isfinite(nats) else 0.0 for nats in belief.kl(rows[:count]).tolist()]

@@ -88,6 +88,7 @@ class Stepper:
             check_gate(self.plan, graph, name)
         self._generators = {name: seeded(seed, name, device=device) for name in modules}
         self._variable = {edge: variable for variable, edges in self.plan.edges.items() for edge in edges}
+        self._inboxes = {edge: ({edge[1]: none}, frozenset(edge[1:])) for edge, none in self.plan.vacuous.items()}
         self._leaves = {sensor.node for sensor in self.plan.sensors.values() if sensor.port}
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._seen = torch.ones(1, dtype=torch.bool, device=device)
@@ -122,7 +123,7 @@ class Stepper:
         said: dict[Edge, Message] = {}
         evidence: dict[str, Evidence] = {}
         for key, values in readings.items():
-            self._read(key, values, (ages_ns or {}).get(key), said, evidence, failed, seconds)
+            self._read(key, values, ages_ns.get(key) if ages_ns else None, said, evidence, failed, seconds)
         messages = self._pass(said, evidence, priors, failed, seconds)
         gated: dict[str, float] = {}
         while self.gates and (worst := self._farthest(messages, said, priors)) is not None:
@@ -133,7 +134,8 @@ class Stepper:
         beliefs = {name: self._fold(name, messages, priors) for name in self.plan.edges}
         doubted = self._doubted(readings) if self._honest else {}
         contribution, conflict = self._weigh(messages, said, evidence, priors, beliefs)
-        self.state = Carried(self._told_on(messages, carried), row_ns)
+        if self.carries:
+            self.state = Carried(self._told_on(messages, carried), row_ns)
         return Inference(beliefs, contribution, conflict, gated, failed, seconds, self._beyond, doubted)
 
     def start_anew(self) -> None:
@@ -196,8 +198,8 @@ class Stepper:
         if last is not None and last[0] is values:
             message: Message | None = last[1]
         else:
-            inbox = {sensor.port: self.plan.vacuous[edge]}
-            message = self._ask(sensor.node, frozenset(inbox), inbox, one, failed, seconds).get(sensor.port)
+            inbox, ports = self._inboxes[edge]
+            message = self._ask(sensor.node, ports, inbox, one, failed, seconds).get(sensor.port)
             if message is not None and self._tau is not None:
                 self._last[key] = values, message
         if message is not None:
@@ -378,13 +380,23 @@ class Stepper:
         conflict = math.inf
         with torch.inference_mode():  # faster, and of what is computed here only floats go on
             for variable, edges in by_variable.items():
-                cavities = [self._fold(variable, messages, priors, edge) for edge in edges]
                 prior = self._fold(variable, blank, priors) if several else None
-                nats, least = weighed(beliefs[variable], cavities, [said[edge] for edge in edges], prior)
+                alone = [] if prior is None else [prior * said[edge] for edge in edges]
+                if len(alone) == 2 and self._nothing_else(variable, messages, blank, said):
+                    cavities = alone[::-1]
+                else:
+                    cavities = [self._fold(variable, messages, priors, edge) for edge in edges]
+                nats, least = weighed(beliefs[variable], cavities, alone, prior)
                 gained |= zip([name for name, _ in edges], nats, strict=True)
                 conflict = min(conflict, least)
         contribution = {key: gained[one.node] for key, one in self.plan.sensors.items() if one.node in gained}
         return contribution, conflict if math.isfinite(conflict) else 0.0
+
+    def _nothing_else(self, variable: str, messages: Mapping[Edge, Message], *others: Mapping[Edge, Message]) -> bool:
+        """Tell whether all else that is said at a variable is said without any sensor, too, in the same object."""
+        blank, said = others
+        edges = self.plan.edges[variable]
+        return all([messages.get(edge) is blank.get(edge) for edge in edges if edge not in said])
 
     def _blanks(self, priors: Mapping[str, Message]) -> Mapping[Edge, Message]:
         """Return the messages when no sensor speaks: the same for every set, unless something is carried over time."""
@@ -405,7 +417,11 @@ def _told(error: Exception) -> str:
 
 def _finite(message: Message) -> bool:
     """Tell whether nothing in a message is NaN or +inf; -inf is allowed where it is a structural zero."""
-    numbers = [values for values in message.tensors().values() if values.dtype.is_floating_point]
-    if math.isfinite(sum([float(values.sum()) for values in numbers])):
+    total = 0.0
+    for values in message.tensors().values():
+        if values.dtype.is_floating_point:
+            total += float(values.sum())
+    if math.isfinite(total):
         return True
+    numbers = [values for values in message.tensors().values() if values.dtype.is_floating_point]
     return math.isfinite(sum(float(values.clamp_min(-1e30).sum()) for values in numbers))

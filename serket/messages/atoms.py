@@ -75,6 +75,11 @@ class Atoms(Compound):
         return Gaussian(self.info, self.precision)
 
     @property
+    def diagonal(self) -> bool:
+        """Whether the factor's precision is held as its diagonal."""
+        return self.precision.dim() == self.info.dim()
+
+    @property
     def batch_shape(self) -> torch.Size:
         """Leading dimensions."""
         return self.info.shape[:-1]
@@ -319,7 +324,7 @@ class Atoms(Compound):
 
 def alike(messages: Sequence[Atoms | Gaussian]) -> list[Any]:
     """Return messages over one variable as of one type, with tensors of the same shape: their rows can be mixed."""
-    if not all([message.precision.dim() == message.info.dim() for message in messages]):
+    if not all([message.diagonal for message in messages]):
         messages = [message.full() for message in messages]
     kinds = {type(message) for message in messages if isinstance(message, Atoms)}
     if not kinds:

@@ -145,10 +145,10 @@ class Pipeline:
         return outputs
 
     def _due(self) -> int | None:
-        due = [self.synchroniser.due(), self._backlog.due(), *(intake.due() for intake in self.intakes.values())]
+        due = [self.synchroniser.due(), self._backlog.due(), *[intake.due() for intake in self.intakes.values()]]
         if self._speaks is not None:
             due.append(self._speaks + self._silence)
-        return min((one for one in due if one is not None), default=None)
+        return min([one for one in due if one is not None], default=None)
 
     def _enter(self, one: Observation) -> list[Output]:
         """Put a reading into its set."""

@@ -99,7 +99,7 @@ class Synchroniser:
 
     def due(self) -> int | None:
         """Return the first deadline, in receipt time."""
-        return min(one.deadline_ns for one in self._open) if self._open else None
+        return min([one.deadline_ns for one in self._open]) if self._open else None
 
     def expire(self, now: int) -> list[Set]:
         """Return the sets whose deadline has come, and those before them."""
@@ -128,11 +128,14 @@ class Synchroniser:
         return None
 
     def _settled(self) -> list[Set]:
-        pause, count = self._pause, 0
-        reached = {name: time + pause[name] for name, time in self._reached.items()}
+        pause, reached, count = self._pause, self._reached, 0
         for one in self._open:
             last, members = one.time_ns + one.jitter_ns, one.members
-            if not all(name in members or reached[name] > last + window for name, window in self._waits.items()):
+            if any([
+                reached[name] + pause[name] <= last + window
+                for name, window in self._waits.items()
+                if name not in members
+            ]):  # fmt: skip
                 break
             count += 1
         return self._release(self._open[count - 1]) if count else []
