@@ -201,9 +201,8 @@ class FlowVAE:
         uniform = SobolEngine(self.size, scramble=True, seed=0).draw(2 * self.message_draws, dtype=torch.float64)
         normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).to(inputs).unsqueeze(1)
         noise, more = normal.chunk(2)
-        wide = 1 + math.sqrt(
-            2 / self.size
-        )  # of a Gaussian posterior 0.75 of the draws count then, of 16 dimensions 0.57
+        # Of a Gaussian posterior 0.75 of the draws count then, of one of 16 dimensions 0.57.
+        wide = 1 + math.sqrt(2 / self.size)
         means, covariances = [], []
         for some in blocks(len(inputs), self.message_draws * max(self.size, *self.hidden)):
             seen = inputs[some]

@@ -217,7 +217,7 @@ class VAE:
             held_out=held_out,
         )
         self.weights = {**constants, **best}
-        self.weights = {**self.weights, "speaks": self._speaks(inputs)}
+        self.weights = {**self.weights, "speaks": self._speaks(inputs)}  # another dictionary: `_cast` goes by it
         return report
 
     def state(self) -> Mapping[str, Tensor]:

@@ -382,21 +382,12 @@ class Stepper:
             for variable, edges in by_variable.items():
                 prior = self._fold(variable, blank, priors) if several else None
                 alone = [] if prior is None else [prior * said[edge] for edge in edges]
-                if len(alone) == 2 and self._nothing_else(variable, messages, blank, said):
-                    cavities = alone[::-1]
-                else:
-                    cavities = [self._fold(variable, messages, priors, edge) for edge in edges]
+                cavities = [self._fold(variable, messages, priors, edge) for edge in edges]
                 nats, least = weighed(beliefs[variable], cavities, alone, prior)
                 gained |= zip([name for name, _ in edges], nats, strict=True)
                 conflict = min(conflict, least)
         contribution = {key: gained[one.node] for key, one in self.plan.sensors.items() if one.node in gained}
         return contribution, conflict if math.isfinite(conflict) else 0.0
-
-    def _nothing_else(self, variable: str, messages: Mapping[Edge, Message], *others: Mapping[Edge, Message]) -> bool:
-        """Tell whether all else that is said at a variable is said without any sensor, too, in the same object."""
-        blank, said = others
-        edges = self.plan.edges[variable]
-        return all([messages.get(edge) is blank.get(edge) for edge in edges if edge not in said])
 
     def _blanks(self, priors: Mapping[str, Message]) -> Mapping[Edge, Message]:
         """Return the messages when no sensor speaks: the same for every set, unless something is carried over time."""
